@@ -1,0 +1,19 @@
+"""What every nested loss returns."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class NestedLoss(NamedTuple):
+    """A nested loss and what its one pass also knows; a pytree.
+
+    Attributes:
+      total: scalar, float32; the sum over dims of weight x batch mean. The only differentiable field.
+      per_dim: (G,) float32; the batch mean at each dim, before weighting.
+      correct: (G, B) bool; the label (or the matching pair) is ranked first. None where that has no meaning.
+    """
+
+    total: jax.Array
+    per_dim: jax.Array
+    correct: jax.Array | None

@@ -1,0 +1,48 @@
+"""Packaging: dependencies with bounds, and the extras a user picks by hardware or purpose."""
+
+from setuptools import find_packages, setup
+
+JAX = "jax>=0.10,<0.13"
+TEST = [
+    "pytest>=8,<10",
+    "scikit-learn>=1.5,<2",
+    # The independent implementation of the backbones. The tests that need it are skipped where no such wheel exists.
+    "torch==2.13.0; python_version < '3.12'",
+    "transformers>=5.0,<6; python_version < '3.12'",
+]
+
+setup(
+    name="mrl_jax",
+    version="0.1.0",
+    description="Pretraining, probing and serving of elastic (Matryoshka and switchable) representations in JAX",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mrl_jax", "mrl_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "array-record>=0.7,<0.9",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.15,<0.3",
+        JAX,
+        "matplotlib>=3.9,<4",
+        "ml-collections>=1.0,<2",
+        "numpy>=2.0,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12.0,<0.13",
+        "pillow>=11,<14",
+        "qtawesome>=1.4,<1.5",
+        "tensorflow-datasets>=4.9.8,<5",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "gpu": [JAX.replace("jax", "jax[cuda12]", 1)],
+        "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
+        "retrieval": ["faiss-cpu>=1.9,<2"],
+        "text": ["tokenizers>=0.20,<1"],
+        "log": ["tensorboardX>=2.6,<3", "wandb>=0.18,<1"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.8,<1", "pre-commit>=4,<5"],
+    },
+)
