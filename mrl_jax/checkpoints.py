@@ -1,0 +1,191 @@
+"""Checkpoints that are verified before they are trusted; the only file that imports Orbax.
+
+`checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is written last,
+in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the data position, the
+nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a step that does not match
+it is damaged, and the next older one is used.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+MANIFEST = "manifest.json"
+
+
+class DamagedError(RuntimeError):
+    """Checkpoints were completed here, but none of them is intact."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: asynchronous verified saves, retention, and restore of the newest intact one."""
+
+    def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int):
+        """Keeps the newest `keep` steps (at least 2, so that one is intact at any time) and every `keep_period`-th (0: none).
+
+        Raises:
+          ValueError: if keep < 2.
+        """
+        if keep < 2:
+            raise ValueError(f"checkpoint.keep={keep}: keep at least 2, so that an intact one is left if the newest is damaged")
+        self._directory = pathlib.Path(directory).absolute()
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])
+        self._checkpointer = ocp.training.Checkpointer(
+            self._directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+        )
+        self._commit: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, state: Any, run: Mapping[str, Any]) -> None:
+        """Starts saving `state` and the JSON-able `run`; waits for the save before it, and raises if that one failed."""
+        self.wait()
+        response = self._checkpointer.save_async(step, state, force=True)
+
+        def commit():
+            try:
+                response.result()
+                if jax.process_index() == 0:
+                    _write_manifest(self._directory / str(step), {"step": step, **run})
+            except BaseException as error:
+                self._failure = error
+
+        self._commit = threading.Thread(target=commit, name=f"commit-{step}")
+        self._commit.start()
+
+    def wait(self) -> None:
+        """Returns when the save under way is committed; raises RuntimeError if it failed."""
+        if self._commit is not None:
+            self._commit.join()
+            self._commit = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise RuntimeError(
+                f"the checkpoint could not be written below {self._directory}: {failure}. The older ones are intact; make "
+                "room or permissions, then run the same command to continue"
+            ) from failure
+
+    def close(self) -> None:
+        """Waits for the save under way and releases the checkpointer."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+
+def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any]) -> None:
+    text = json.dumps({**run, "files": _digests(directory)}, indent=1)
+    unfinished = directory / (MANIFEST + ".tmp")
+    with open(unfinished, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, directory / MANIFEST)
+
+
+def _digests(directory: pathlib.Path) -> dict[str, list]:
+    digests = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.name.startswith(MANIFEST):
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(directory).as_posix()] = [path.stat().st_size, digest]
+    return digests
+
+
+def damage(directory: pathlib.Path) -> str | None:
+    """What is wrong with a completed checkpoint, in words; None where every file is as it was written."""
+    try:
+        expected = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    found = _digests(directory)
+    for name, (size, digest) in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name][0] != size:
+            return f"{name} has {found[name][0]} bytes instead of {size}"
+        if found[name][1] != digest:
+            return f"the content of {name} has changed"
+    return None
+
+
+def steps(directory: os.PathLike | str) -> list[int]:
+    """The steps with a folder in a checkpoints directory, newest first, complete or not."""
+    path = pathlib.Path(directory)
+    return sorted((int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True) if path.is_dir() else []
+
+
+def newest(directory: os.PathLike | str) -> int | None:
+    """The newest intact step, or None where no save was ever completed; every one passed over is reported.
+
+    Raises:
+      DamagedError: if saves were completed but none is intact.
+    """
+    step = _newest_here(pathlib.Path(directory)) if jax.process_index() == 0 else -1
+    if jax.process_count() > 1:
+        step = int(multihost_utils.broadcast_one_to_all(step))
+    if step == -2:
+        raise DamagedError(
+            f"no checkpoint below {directory} is intact (each one's damage is listed above): restore them from a copy, or "
+            "start again in a new --workdir"
+        )
+    return None if step == -1 else step
+
+
+def _newest_here(directory: pathlib.Path) -> int:
+    damaged = False
+    for step in steps(directory):
+        if not (directory / str(step) / MANIFEST).exists():
+            logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
+            continue
+        reason = damage(directory / str(step))
+        if reason is None:
+            return step
+        damaged = True
+        logging.error("checkpoint %s/%d is damaged: %s; trying the next older one", directory, step, reason)
+    return -2 if damaged else -1
+
+
+def set_aside(directory: os.PathLike | str, after: int | None) -> None:
+    """Clears the steps newer than `after` (None: all): interrupted saves are deleted, damaged ones moved to `damaged/`."""
+    directory = pathlib.Path(directory)
+    if jax.process_index() == 0:
+        for step in steps(directory):
+            if after is not None and step <= after:
+                continue
+            source = directory / str(step)
+            if (source / MANIFEST).exists():
+                target = directory.parent / "damaged" / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target)
+            else:
+                shutil.rmtree(source)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("set_aside")
+
+
+def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
+    """What `save` got as `run`, and `step`."""
+    manifest = json.loads((pathlib.Path(directory) / str(step) / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["files"]
+    return manifest
+
+
+def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
+    """The state saved at `step`, each leaf with the shape, dtype and sharding of `abstract_state`."""
+    return ocp.load(pathlib.Path(directory).absolute() / str(step), abstract_state, checkpointable_name="state")

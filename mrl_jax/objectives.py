@@ -1,0 +1,52 @@
+"""What is minimised: a function of the model's outputs and the batch, chosen by name in the config.
+
+An objective is the only meeting point of models and losses. It gets the embedding `z` (B, D), the flat dict `out` of named
+tensors that the model gave with it (among them its head's parameters) and the batch, and returns a NestedLoss.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mrl_jax import losses
+from mrl_jax.nesting import Nesting
+
+Objective = Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array]], losses.NestedLoss]
+
+
+def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -> Objective:
+    """Nested softmax cross-entropy on `label` (B,); independent heads where `out` has one per dim, else the tied one."""
+
+    def objective(z, out, batch):
+        options = {"label_smoothing": label_smoothing, "chunk": chunk or None}
+        if "head/kernel" in out:
+            kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
+            return losses.nested_softmax(z, kernel, bias, batch["label"], nesting, **options)
+        kernels = [_as(z.dtype, out[f"head/kernel_{m}"]) for m in nesting.dims]
+        biases = [out[f"head/bias_{m}"] for m in nesting.dims]
+        return losses.nested_softmax_untied(z, kernels, biases, batch["label"], nesting, **options)
+
+    return objective
+
+
+def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
+    """Nested sigmoid cross-entropy, `label` (B,) as one-hot targets or `label` (B, C) as they are; tied heads only."""
+
+    def objective(z, out, batch):
+        if "head/kernel" not in out:
+            raise ValueError("loss.name='binary' needs one kernel for every dim: set head='mrl_e' or head='ff'")
+        kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
+        label = batch["label"]
+        targets = jax.nn.one_hot(label, bias.shape[0]) if label.ndim == 1 else label
+        return losses.nested_binary(z, kernel, bias, targets.astype(jnp.float32), nesting, chunk=chunk or None)
+
+    return objective
+
+
+OBJECTIVES: dict[str, Callable[..., Any]] = {"binary": binary, "softmax": softmax}
+
+
+def _as(dtype: Any, kernel: jax.Array) -> jax.Array:
+    return kernel.astype(dtype)

@@ -1,0 +1,97 @@
+"""The device mesh, and where each array of the batch and of the state lives on it.
+
+Three axes, sizes from the config: `data` (replicated parameters), `fsdp` (parameters and optimizer state sharded, gathered
+when used) and `model` (the classes of the heads). A batch is split over data x fsdp.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mrl_jax import trees
+
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(data: int, fsdp: int, model: int) -> Mesh:
+    """A (data, fsdp, model) mesh over every device; one of the sizes may be -1, for all that is left.
+
+    Raises:
+      ValueError: if the sizes do not multiply to the number of devices.
+    """
+    sizes, devices = {"data": data, "fsdp": fsdp, "model": model}, jax.device_count()
+    free = [name for name, size in sizes.items() if size == -1]
+    rest = int(np.prod([size for size in sizes.values() if size != -1]))
+    if len(free) == 1 and rest > 0 and devices % rest == 0:
+        sizes[free[0]] = devices // rest
+    if any(size < 1 for size in sizes.values()) or int(np.prod(list(sizes.values()))) != devices:
+        raise ValueError(
+            f"mesh={sizes} does not cover the {devices} devices at hand: the sizes must multiply to {devices}; "
+            "give at most one of them as -1 to take what is left"
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
+    """Raises ValueError unless every device of the batch axes gets the same number of rows."""
+    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if batch_size < 1 or batch_size % shards:
+        raise ValueError(
+            f"{field}={batch_size} is not divisible by the {shards} devices of mesh axes data x fsdp "
+            f"({mesh.shape['data']} x {mesh.shape['fsdp']}): use a multiple of {shards}"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def of_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: rows over data x fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def of_tree(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]], fsdp_min_size: int) -> Any:
+    """A sharding for each leaf of a (possibly abstract) tree; for optimizer state too, whose names end in the parameter's.
+
+    The first rule whose regular expression finds the leaf's name decides: (regex, spec), spec one mesh axis or None per
+    dimension. A leaf that no rule finds and that has at least `fsdp_min_size` elements is split over `fsdp` along its
+    largest divisible dimension; the others are replicated.
+
+    Raises:
+      ValueError: if a rule splits a dimension that its mesh axis does not divide.
+    """
+
+    def of_leaf(name: str, leaf: Any) -> NamedSharding:
+        for pattern, spec in rules:
+            if re.search(pattern, name) and len(spec) == leaf.ndim:
+                _check_divisible(name, leaf.shape, spec, mesh, pattern)
+                return NamedSharding(mesh, PartitionSpec(*spec))
+        spec = [None] * leaf.ndim
+        size = mesh.shape["fsdp"]
+        divisible = [(n, axis) for axis, n in enumerate(leaf.shape) if n % size == 0]
+        if size > 1 and leaf.size >= fsdp_min_size and divisible:
+            spec[max(divisible)[1]] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return trees.map_named(of_leaf, tree)
+
+
+def _check_divisible(name: str, shape: tuple, spec: Sequence, mesh: Mesh, pattern: str) -> None:
+    for size, axis in zip(shape, spec):
+        if axis is not None and size % mesh.shape[axis]:
+            raise ValueError(
+                f"sharding rule {pattern!r} splits {name} {shape} over mesh axis {axis}={mesh.shape[axis]}, which does not "
+                f"divide {size}: choose a mesh.{axis} that divides it, or leave the rule out"
+            )
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch, put on its devices as its part of the global batch."""
+    sharding = of_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
