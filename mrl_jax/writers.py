@@ -1,5 +1,6 @@
 """Where measurements go: `metrics.jsonl` always, TensorBoard and Weights & Biases where the config asks."""
 
+import hashlib
 import json
 import math
 import os
@@ -70,7 +71,7 @@ class WandB:
     def __init__(self, directory: os.PathLike | str, project: str, config: Mapping[str, Any]):
         """Resumes the run that this workdir began, if any."""
         wandb = _optional("wandb")
-        identifier = str(abs(hash(str(pathlib.Path(directory).absolute()))))
+        identifier = hashlib.sha256(str(pathlib.Path(directory).absolute()).encode()).hexdigest()[:16]
         self._run = wandb.init(project=project, dir=str(directory), id=identifier, resume="allow", config=dict(config))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

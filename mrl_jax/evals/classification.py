@@ -1,0 +1,41 @@
+"""Linear classification by the trained heads, at every dim (MRL, section 4.2.1)."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrl_jax.evals.features import FeatureStore, dims_of
+
+BATCH = 1024
+
+
+class Classification:
+    """Top-1 and top-5 accuracy of the model's own heads on a split."""
+
+    def __init__(self, *, split: str = "test", dims: tuple[int, ...] = ()):
+        """Evaluates `split` at `dims`; by default at every trained dim and one in between each two."""
+        self._split, self._dims = split, tuple(dims)
+
+    def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
+        """Yields `top1@dim` and `top5@dim`, fractions of the split."""
+        features = store(self._split)
+        for dim in dims_of(store.nesting, self._dims):
+            rank = ranks(features.z_NxD, features.label_N, lambda z, dim=dim: store.logits(z, store.head, store.nesting, dim))
+            yield f"top1@{dim}", float(np.mean(rank < 1))
+            yield f"top5@{dim}", float(np.mean(rank < 5))
+
+
+def ranks(z_NxD: np.ndarray, label_N: np.ndarray, logits) -> np.ndarray:
+    """How many classes each row's label is ranked behind, (N,) int; of equal logits the lower class comes first."""
+
+    @jax.jit
+    def rank(z_BxD, label_B):
+        logits_BxC = logits(z_BxD)
+        own_Bx1 = jnp.take_along_axis(logits_BxC, label_B[:, None], axis=1)
+        earlier = jnp.arange(logits_BxC.shape[1])[None, :] < label_B[:, None]
+        return jnp.sum((logits_BxC > own_Bx1) | ((logits_BxC == own_Bx1) & earlier), axis=1)
+
+    starts = range(0, len(z_NxD), BATCH)
+    return np.concatenate([np.asarray(rank(z_NxD[i : i + BATCH], label_N[i : i + BATCH])) for i in starts])

@@ -1,0 +1,68 @@
+"""Floating-point operations of a function, counted from its jaxpr, and the peak of known accelerators."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# Dense bf16 operations per second of one device, by a substring of jax's device_kind (vendors' data sheets).
+PEAK_BF16 = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 197e12,
+    "TPU v4": 275e12,
+    "TPU v3": 61.5e12,
+    "TPU v2": 22.5e12,
+}
+
+
+def peak(device: Any) -> float | None:
+    """The peak bf16 operations per second of a device; None where it is not known (a CPU, say)."""
+    return next((value for name, value in PEAK_BF16.items() if name in device.device_kind), None)
+
+
+def count(fn: Callable, *args: Any) -> int:
+    """The operations of all matrix products and convolutions in fn(*args), a multiply-add as two; loops at full length.
+
+    Counted before compilation, over all devices together. Elementwise work is left out, as is usual for MFU; what a
+    rematerialised or chunked function computes again is counted again.
+    """
+    return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
+    return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
+
+
+def _of_equation(eqn: Any) -> int:
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        depth = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+        return 2 * depth * math.prod(eqn.outvars[0].aval.shape)
+    if eqn.primitive.name == "conv_general_dilated":
+        return _of_convolution(eqn)
+    inner = [_of_jaxpr(j) for value in eqn.params.values() for j in _jaxprs(value)]
+    if eqn.primitive.name == "scan":
+        return eqn.params["length"] * sum(inner)
+    return max(inner, default=0) if eqn.primitive.name == "cond" else sum(inner)
+
+
+def _of_convolution(eqn: Any) -> int:
+    numbers = eqn.params["dimension_numbers"]
+    left, right, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    # A transposed convolution inserts zeros between the inputs; products with those are not work.
+    dilation = math.prod(eqn.params["lhs_dilation"])
+    kernel = math.prod(right[d] for d in numbers.rhs_spec[2:]) * right[numbers.rhs_spec[1]]
+    del left
+    return 2 * math.prod(out) * kernel // (dilation * eqn.params["batch_group_count"])
+
+
+def _jaxprs(value: Any) -> list:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v.jaxpr if hasattr(v, "jaxpr") else v for v in values if hasattr(v, "jaxpr") or hasattr(v, "eqns")]
