@@ -1,0 +1,92 @@
+"""Backbones and nested heads, reached only through `init` and `apply`. The only package that imports flax."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrl_jax import trees
+from mrl_jax.choices import pick
+from mrl_jax.models import heads, resnet, vit
+from mrl_jax.models.classifier import Classifier
+from mrl_jax.models.options import choose
+from mrl_jax.nesting import Nesting
+
+# Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.
+BACKBONES = {"resnet": resnet.build, "vit": vit.build}
+DTYPES = ("float32", "bfloat16")
+
+
+class Model(NamedTuple):
+    """A model as pure functions.
+
+    Attributes:
+      init: `init(key, batch) -> variables`, a dict with "params" (float32) and, where the model has BatchNorm,
+        "batch_stats". Jit it: then no forward pass runs.
+      apply: `apply(variables, batch, *, train, rngs=None, width=1.0) -> (z, out)`. `batch["image"]` is (B, H, W,
+        channels), uint8 or standardised floats; `z` is the embedding (B, embed_dim) in the compute dtype; `out` is a
+        flat dict: the parameters of the head as `head/...` (see `heads.Head`) and, if `train`, the updated running
+        statistics as `batch_stats/<path>`. `rngs={"dropout": key}` feeds dropout. ValueError for a width other than 1.
+      embed_dim: D, the size of z.
+    """
+
+    init: Callable
+    apply: Callable
+    embed_dim: int
+
+
+def build(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    head: str,
+    nesting: Nesting,
+    num_classes: int,
+    dtype: str = "float32",
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.5,
+) -> Model:
+    """An image classifier with a nested head.
+
+    Args:
+      name: a key of `BACKBONES`.
+      options: the keywords of that function, and `head_init`: "uniform" (default) or "zeros".
+      head: "mrl", "mrl_e" or "ff", see `heads.Head`.
+      nesting: ends at the backbone's embedding size; for "ff" one dim, at most that size.
+      num_classes: C.
+      dtype: of the computation, "float32" or "bfloat16".
+      mean: of the pixels over 255: one float per channel or a single one.
+      std: likewise.
+
+    Raises:
+      ValueError: for an unknown name, option or value, or a nesting that does not fit; the message lists the choices.
+    """
+    options = {**options, "name": name}
+    head_init = options.pop("head_init", "uniform")
+    choose("model.head_init", head_init, heads.INITS)
+    choose("dtype", dtype, DTYPES)
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} must be positive")
+    mean, std = (tuple(np.ravel(x).tolist()) for x in (mean, std))
+    if min(std) <= 0:
+        raise ValueError(f"std={std} must be positive")
+    build_backbone, options = pick("model", BACKBONES, options)
+    backbone = build_backbone(**options)
+    heads.check(head, nesting, backbone.embed_dim)
+    module = Classifier(backbone, heads.Head(head, nesting, num_classes, head_init), mean, std, dtype)
+    return _functions(name, module, nesting.full)
+
+
+def _functions(name: str, module: Classifier, embed_dim: int) -> Model:
+    def init(key, batch):
+        return module.init(key, batch["image"], train=False)
+
+    def apply(variables, batch, *, train, rngs=None, width=1.0):
+        if width != 1.0:
+            raise ValueError(f"width={width}: model.name={name!r} has one width only; pass width=1.0")
+        if not train:
+            return module.apply(variables, batch["image"], train=False)
+        (z, out), updated = module.apply(variables, batch["image"], train=True, rngs=rngs, mutable=["batch_stats"])
+        return z, out | trees.flatten(updated)
+
+    return Model(init, apply, embed_dim)

@@ -1,0 +1,88 @@
+"""Linear classifiers over the nested prefixes of an embedding (MRL, section 3).
+
+A head owns parameters and computes nothing while training: the nested losses take the embedding and the kernels, so
+that the logits of all dims need not exist at once. `logits` is for evaluation.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrl_jax.models.options import choose
+from mrl_jax.nesting import Nesting
+
+HEADS = ("mrl", "mrl_e", "ff")
+INITS = ("uniform", "zeros")
+
+
+class Head(nn.Module):
+    """The parameters of a classifier, float32.
+
+    Attributes:
+      kind: "mrl", one head per nested dim m: `kernel_{m}` (m, C) and `bias_{m}` (C,). "mrl_e", one head whose first m
+        rows serve dim m, with one bias for all dims: `kernel` (D, C) and `bias` (C,). "ff", the fixed-feature baseline,
+        which reads the first k = `nesting.full` features only: `kernel` (k, C) and `bias` (C,).
+      nesting: the nested dims.
+      num_classes: C.
+      init: "uniform" in +-1/sqrt(m), the default of torch's Linear and so of the published runs; or "zeros".
+    """
+
+    kind: str
+    nesting: Nesting
+    num_classes: int
+    init: str = "uniform"
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        """The parameters by name."""
+        dim_of = {f"_{m}": m for m in self.nesting.dims} if self.kind == "mrl" else {"": self.nesting.full}
+        parameters = {}
+        for suffix, m in dim_of.items():
+            bound = m**-0.5 if self.init == "uniform" else 0.0
+            for name, shape in (("kernel", (m, self.num_classes)), ("bias", (self.num_classes,))):
+                parameters[name + suffix] = self.param(name + suffix, _uniform, shape, bound)
+        return parameters
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def check(head: str, nesting: Nesting, embed_dim: int) -> None:
+    """Raises ValueError unless such a head fits an embedding of `embed_dim` features."""
+    choose("head", head, HEADS)
+    if head != "ff" and nesting.full != embed_dim:
+        raise ValueError(
+            f"nesting.dims={nesting.dims} ends at {nesting.full}, but the embedding has {embed_dim} features: "
+            f"head={head!r} needs the last dim to be {embed_dim}; change the dims or the size of the backbone"
+        )
+    if head == "ff" and (len(nesting) != 1 or nesting.full > embed_dim):
+        raise ValueError(
+            f"nesting.dims={nesting.dims}: head='ff' needs exactly one dim, at most the embedding's {embed_dim}; "
+            "use Nesting.fixed(dim), or head='mrl' or 'mrl_e' for several"
+        )
+
+
+def logits(z_BxD: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting, dim: int) -> jax.Array:
+    """The logits (B, C), float32, of the first `dim` features.
+
+    A trained dim has its own head. Dims between (MRL, section 4.2) take the first `dim` rows of the next larger trained
+    head and its bias; with a tied head that is the same kernel for every dim.
+
+    Args:
+      z_BxD: the embedding, not normalised.
+      out: the named tensors that came with it, of which the `head/...` ones are read.
+      nesting: the nesting that the head was built with.
+      dim: number of features to use.
+
+    Raises:
+      ValueError: if dim is not in 1..D.
+    """
+    if not 1 <= dim <= z_BxD.shape[-1]:
+        raise ValueError(f"dim={dim} is not in 1..{z_BxD.shape[-1]}, the size of the embedding")
+    suffix = "" if "head/kernel" in out else f"_{min(m for m in nesting.dims if m >= dim)}"
+    kernel_dxC = out[f"head/kernel{suffix}"][:dim].astype(z_BxD.dtype)
+    bias_1xC = out[f"head/bias{suffix}"][None, :].astype(jnp.float32)
+    return jnp.dot(z_BxD[:, :dim], kernel_dxC, preferred_element_type=jnp.float32) + bias_1xC

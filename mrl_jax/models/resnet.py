@@ -1,0 +1,146 @@
+"""Residual networks (He et al. 2015, arXiv 1512.03385), v1.5: the bottleneck strides in its 3x3 convolution.
+
+Names, padding, initialisation and normalisation are torchvision's, so that its weights carry over: `layer1.0.conv1` is
+`layer1_0/conv1` here, and `downsample.0` is `downsample_0`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrl_jax.models.blurpool import blur
+from mrl_jax.models.options import choose
+
+# variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
+VARIANTS = {
+    "18": (False, (2, 2, 2, 2)),
+    "34": (False, (3, 4, 6, 3)),
+    "50": (True, (3, 4, 6, 3)),
+    "101": (True, (3, 4, 23, 3)),
+}
+STEMS = ("imagenet", "small")
+BLUR_MIN_CHANNELS = 16
+KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(x: jax.Array, features: int, size: int, stride: int, *, name: str, blurpool: bool) -> jax.Array:
+    """A convolution without bias, zero padded by size // 2 on each side; see `ResNet` for `blurpool`."""
+    if blurpool and stride > 1 and x.shape[-1] >= BLUR_MIN_CHANNELS:
+        x = blur(x)
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        padding=size // 2,
+        use_bias=False,
+        dtype=x.dtype,
+        kernel_init=KAIMING_NORMAL,
+        name=name,
+    )(x)
+
+
+def batch_norm(x: jax.Array, *, name: str, train: bool, zero_scale: bool = False) -> jax.Array:
+    """BatchNorm with float32 statistics.
+
+    Under jit with a batch sharded over devices the statistics are those of the global batch. The running variance
+    averages the biased estimate, torch the unbiased one: a factor n / (n - 1) of n = B x H x W.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=x.dtype,
+        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
+        name=name,
+    )(x)
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the features at the end."""
+
+    features: int
+    stride: int
+    bottleneck: bool
+    blurpool: bool
+    zero_init_residual: bool
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
+        """(B, H, W, C) to (B, H / stride, W / stride, features, times 4 for a bottleneck)."""
+        if self.bottleneck:
+            plan = ((self.features, 1, 1), (self.features, 3, self.stride), (4 * self.features, 1, 1))
+        else:
+            plan = ((self.features, 3, self.stride), (self.features, 3, 1))
+        x = y = x_BxHxWxC
+        for i, (features, size, stride) in enumerate(plan, start=1):
+            last = i == len(plan)
+            y = conv(y, features, size, stride, name=f"conv{i}", blurpool=self.blurpool)
+            y = batch_norm(y, name=f"bn{i}", train=train, zero_scale=last and self.zero_init_residual)
+            y = y if last else nn.relu(y)
+        if self.stride > 1 or x.shape[-1] != y.shape[-1]:
+            x = conv(x, y.shape[-1], 1, self.stride, name="downsample_0", blurpool=self.blurpool)
+            x = batch_norm(x, name="downsample_1", train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A residual network up to its pooled features; it computes in the dtype of its input.
+
+    Attributes:
+      bottleneck: the kind of block.
+      depths: number of blocks in each stage.
+      base_width: channels of the stem and of the first stage, doubled by each further stage.
+      stem: "imagenet", a 7x7 convolution of stride 2 and a 3x3 max-pool of stride 2; "small", one 3x3 convolution of
+        stride 1, for images of about 32 pixels.
+      blurpool: a fixed blur precedes every convolution of stride > 1 with at least 16 input channels.
+      zero_init_residual: each block starts as the identity.
+    """
+
+    bottleneck: bool
+    depths: tuple[int, ...]
+    base_width: int = 64
+    stem: str = "imagenet"
+    blurpool: bool = False
+    zero_init_residual: bool = False
+
+    @property
+    def embed_dim(self) -> int:
+        """The number of pooled features, D."""
+        return self.base_width * 2 ** (len(self.depths) - 1) * (4 if self.bottleneck else 1)
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
+        """The globally average-pooled features (B, D)."""
+        x = x_BxHxWxC
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = conv(x, self.base_width, size, stride, name="conv1", blurpool=False)
+        x = nn.relu(batch_norm(x, name="bn1", train=train))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        block = functools.partial(
+            Block, bottleneck=self.bottleneck, blurpool=self.blurpool, zero_init_residual=self.zero_init_residual
+        )
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = block(self.base_width * 2**stage, stride, name=f"layer{stage + 1}_{i}")(x, train=train)
+        return jnp.mean(x, axis=(1, 2))
+
+
+def build(
+    *,
+    variant: str = "50",
+    stem: str = "imagenet",
+    base_width: int = 64,
+    blurpool: bool = False,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """A ResNet of a named variant; for the other options see `ResNet`. ValueError for an unknown value."""
+    choose("model.variant", variant, VARIANTS)
+    choose("model.stem", stem, STEMS)
+    if base_width < 1:
+        raise ValueError(f"model.base_width={base_width} must be positive")
+    bottleneck, depths = VARIANTS[variant]
+    return ResNet(bottleneck, depths, base_width, stem, blurpool, zero_init_residual)

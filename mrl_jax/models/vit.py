@@ -1,0 +1,231 @@
+"""Vision transformers (Dosovitskiy et al. 2020, arXiv 2010.11929; sizes of Zhai et al. 2021, arXiv 2106.04560).
+
+Module names and parameter shapes follow the published Linen checkpoints of this family.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrl_jax.models.options import choose
+
+
+class Size(NamedTuple):
+    """Features, layers, hidden features of the MLP and attention heads of a transformer."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+
+SIZES = {
+    "Ti": Size(192, 12, 768, 3),
+    "S": Size(384, 12, 1536, 6),
+    "B": Size(768, 12, 3072, 12),
+    "L": Size(1024, 24, 4096, 16),
+    "H": Size(1280, 32, 5120, 16),
+}
+POSEMBS = ("learn", "sincos2d")
+POOLS = ("gap", "map", "tok")
+XAVIER = nn.initializers.xavier_uniform()
+
+
+class MultiHeadDotProductAttention(nn.Module):
+    """Attention of every query to every key, softmax in float32."""
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, q_BxTxD: jax.Array, kv_BxSxD: jax.Array) -> jax.Array:
+        """(B, T, D) queries, (B, S, D) keys and values, to (B, T, D)."""
+        dtype, width = q_BxTxD.dtype, q_BxTxD.shape[-1]
+
+        def heads(x: jax.Array, name: str) -> jax.Array:
+            features = (self.num_heads, width // self.num_heads)
+            return nn.DenseGeneral(features, dtype=dtype, kernel_init=XAVIER, name=name)(x)
+
+        query, key, value = heads(q_BxTxD, "query"), heads(kv_BxSxD, "key"), heads(kv_BxSxD, "value")
+        x_BxTxNxH = jax.nn.dot_product_attention(query, key, value)
+        return nn.DenseGeneral(width, axis=(-2, -1), dtype=dtype, kernel_init=XAVIER, name="out")(x_BxTxNxH)
+
+
+class MlpBlock(nn.Module):
+    """Two dense layers with an exact GELU between."""
+
+    mlp_dim: int
+    dropout: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., D) to (..., D)."""
+        width = x.shape[-1]
+        x = nn.Dense(self.mlp_dim, dtype=x.dtype, kernel_init=XAVIER)(x)
+        x = nn.gelu(x, approximate=False)
+        x = nn.Dropout(self.dropout, deterministic=self.deterministic)(x)
+        return nn.Dense(width, dtype=x.dtype, kernel_init=XAVIER)(x)
+
+
+class EncoderBlock(nn.Module):
+    """A pre-norm transformer layer, in the form of a scan body: it returns the carry and nothing else."""
+
+    size: Size
+    dropout: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """(B, T, D) to (B, T, D)."""
+        x = x_BxTxD
+        y = nn.LayerNorm(dtype=x.dtype)(x)
+        y = MultiHeadDotProductAttention(self.size.num_heads)(y, y)
+        x = x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y)
+        y = nn.LayerNorm(dtype=x.dtype)(x)
+        y = MlpBlock(self.size.mlp_dim, self.dropout, self.deterministic)(y)
+        return x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y), None
+
+
+class Transformer(nn.Module):
+    """The stack of layers and the final norm.
+
+    Attributes:
+      size: of every layer.
+      dropout: rate after the attention, the MLP and inside the MLP.
+      deterministic: no dropout.
+      remat: recompute each layer's activations in the backward pass.
+      scan: loop over the layers in one compiled body; the parameters `encoderblock` gain a leading axis of `size.depth`
+        where they were `encoderblock_{i}`.
+    """
+
+    size: Size
+    dropout: float
+    deterministic: bool
+    remat: bool
+    scan: bool
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        """(B, T, D) to (B, T, D)."""
+        x, block = x_BxTxD, EncoderBlock
+        if self.remat:
+            block = nn.remat(block, prevent_cse=not self.scan)
+        if self.scan:
+            rngs = {"params": True, "dropout": True}
+            block = nn.scan(block, variable_axes={"params": 0}, split_rngs=rngs, length=self.size.depth)
+        arguments = (self.size, self.dropout, self.deterministic)
+        for i in range(1 if self.scan else self.size.depth):
+            x, _ = block(*arguments, name="encoderblock" if self.scan else f"encoderblock_{i}")(x, None)
+        return nn.LayerNorm(dtype=x.dtype, name="encoder_norm")(x)
+
+
+class MAPHead(nn.Module):
+    """Attention pooling with one learned query (Zhai et al. 2021, section 3.2)."""
+
+    size: Size
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        """(B, T, D) to (B, D)."""
+        x = x_BxTxD
+        probe_1x1xD = self.param("probe", XAVIER, (1, 1, x.shape[-1]))
+        probe_Bx1xD = jnp.broadcast_to(probe_1x1xD.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        x = MultiHeadDotProductAttention(self.size.num_heads)(probe_Bx1xD, x)
+        y = nn.LayerNorm(dtype=x.dtype)(x)
+        x = x + MlpBlock(self.size.mlp_dim, dropout=0.0, deterministic=True)(y)
+        return x[:, 0]
+
+
+def sincos2d(height: int, width: int, features: int) -> jax.Array:
+    """Fixed position embedding (1, height x width, features): sines, cosines of x, then of y (MoCo v3)."""
+    y_L, x_L = (axis.ravel().astype(jnp.float32) for axis in jnp.mgrid[:height, :width])
+    omega_F = 10_000.0 ** -jnp.linspace(0.0, 1.0, features // 4)
+    angles = [jnp.outer(position_L, omega_F) for position_L in (x_L, y_L)]
+    return jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=1)[None]
+
+
+class ViT(nn.Module):
+    """A vision transformer up to its pooled features; it computes in the dtype of its input.
+
+    Attributes:
+      patch: side of a patch, pixels.
+      size: of the transformer.
+      posemb: "learn", for the image size that the model was initialised with; "sincos2d", fixed, for any image size.
+      pool: "gap", mean over the patches; "map", attention pooling; "tok", an extra token.
+      dropout: rate.
+      remat: see `Transformer`.
+      scan: see `Transformer`.
+    """
+
+    patch: int
+    size: Size
+    posemb: str = "learn"
+    pool: str = "gap"
+    dropout: float = 0.0
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def embed_dim(self) -> int:
+        """The number of pooled features, D."""
+        return self.size.width
+
+    @nn.compact
+    def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
+        """The pooled features (B, D); ValueError if the image is not a whole number of patches."""
+        batch, height, width, _ = x_BxHxWxC.shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}: resize it")
+        patch = (self.patch, self.patch)
+        x = nn.Conv(self.size.width, patch, patch, padding="VALID", dtype=x_BxHxWxC.dtype, name="embedding")(x_BxHxWxC)
+        x = x + self._position_embedding(*x.shape[1:3]).astype(x.dtype)
+        x_BxTxD = x.reshape(batch, -1, self.size.width)
+        if self.pool == "tok":
+            token_1x1xD = self.param("cls", nn.initializers.zeros, (1, 1, self.size.width)).astype(x.dtype)
+            token_Bx1xD = jnp.broadcast_to(token_1x1xD, (batch, 1, self.size.width))
+            x_BxTxD = jnp.concatenate([token_Bx1xD, x_BxTxD], axis=1)
+        x_BxTxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxTxD)
+        x_BxTxD = Transformer(self.size, self.dropout, not train, self.remat, self.scan, name="Transformer")(x_BxTxD)
+        if self.pool == "map":
+            return MAPHead(self.size, name="MAPHead_0")(x_BxTxD)
+        return x_BxTxD[:, 0] if self.pool == "tok" else jnp.mean(x_BxTxD, axis=1)
+
+    def _position_embedding(self, height: int, width: int) -> jax.Array:
+        """(1, height, width, D)."""
+        features = self.size.width
+        if self.posemb == "sincos2d":
+            return sincos2d(height, width, features).reshape(1, height, width, features)
+        stored = self.variables.get("params", {}).get("pos_embedding")
+        if stored is not None and stored.shape[1] != height * width:
+            raise ValueError(
+                f"the image has {height}x{width} patches, but pos_embedding was initialised for {stored.shape[1]}: "
+                "keep the image size of the training, or use posemb='sincos2d'"
+            )
+        initializer = nn.initializers.normal(stddev=features**-0.5)
+        return self.param("pos_embedding", initializer, (1, height * width, features)).reshape(
+            1, height, width, features
+        )
+
+
+def build(
+    *,
+    variant: str = "B/16",
+    posemb: str = "learn",
+    pool: str = "gap",
+    dropout: float = 0.0,
+    remat: bool = False,
+    scan: bool = False,
+) -> ViT:
+    """A ViT whose `variant` is size/patch, such as "B/16"; for the rest see `ViT`. ValueError for a bad value."""
+    name, _, patch = variant.partition("/")
+    if name not in SIZES or not patch.isdecimal() or int(patch) < 1:
+        raise ValueError(
+            f"model.variant={variant!r}: name a size of {list(SIZES)} and a patch in pixels, such as 'B/16'"
+        )
+    choose("model.posemb", posemb, POSEMBS)
+    choose("model.pool", pool, POOLS)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"model.dropout={dropout} must be in [0, 1)")
+    return ViT(int(patch), SIZES[name], posemb, pool, dropout, remat, scan)
