@@ -33,10 +33,11 @@ def count(fn: Callable, *args: Any) -> int:
     Counted before compilation, over all devices together. Elementwise work is left out, as is usual for MFU; what a
     rematerialised or chunked function computes again is counted again.
     """
-    return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+    return of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def of_jaxpr(jaxpr: Any) -> int:
+    """The operations of a jaxpr, as `count` counts them."""
     return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
 
 
@@ -47,7 +48,7 @@ def _of_equation(eqn: Any) -> int:
         return 2 * depth * math.prod(eqn.outvars[0].aval.shape)
     if eqn.primitive.name == "conv_general_dilated":
         return _of_convolution(eqn)
-    inner = [_of_jaxpr(j) for value in eqn.params.values() for j in _jaxprs(value)]
+    inner = [of_jaxpr(j) for value in eqn.params.values() for j in _jaxprs(value)]
     if eqn.primitive.name == "scan":
         return eqn.params["length"] * sum(inner)
     return max(inner, default=0) if eqn.primitive.name == "cond" else sum(inner)

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 
@@ -99,6 +100,19 @@ class Several:
         """Closes each."""
         for writer in self._writers:
             writer.close()
+
+
+def open_all(options: Mapping[str, Any], workdir: os.PathLike | str, config: Mapping[str, Any], *, first_step: int) -> Writer:
+    """The writers that `config.log` asks for, on the first process; on the others one that writes nothing."""
+    if jax.process_index() != 0:
+        return Several()
+    workdir = pathlib.Path(workdir)
+    found: list[Writer] = [JsonLines(workdir / "metrics.jsonl", first_step=first_step)]
+    if options["tensorboard"]:
+        found.append(TensorBoard(workdir / "tensorboard"))
+    if options["wandb"]:
+        found.append(WandB(workdir, options["wandb"], config))
+    return Several(*found)
 
 
 def read_lines(path: os.PathLike | str) -> list[dict[str, Any]]:

@@ -1,0 +1,170 @@
+"""Every config field with its default and meaning; `configs/*.py` assign what differs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+# Fields that may differ when a run continues: they change what is reported or kept, never what is computed.
+SAFE_TO_CHANGE = ("checkpoint.", "data.dir", "data.workers", "evals.", "log.", "profile.")
+
+
+def default() -> ml_collections.ConfigDict:
+    """The config that every other one starts from."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.total_steps = 1000  # exactly this many updates
+    c.batch_size = 128  # rows of the global batch
+    c.dtype = "float32"  # compute dtype, float32 or bfloat16; parameters and softmax statistics are always float32
+
+    c.head = "mrl"  # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims
+    c.nesting = {"dims": (8, 16, 32, 64, 128), "weights": ()}  # no weights: 1 for every dim
+    c.loss = {"name": "softmax", "label_smoothing": 0.0, "chunk": 0}  # chunk: classes per tile, 0 lets the loss choose
+
+    c.model = resnet()
+    c.data = {
+        "name": "icons",  # icons | synthetic[:options] | array_record:DIR | tfds:NAME
+        "dir": "data",  # where prepared data lies, and where icons are rendered to
+        "train_split": "train",
+        "eval_split": "test",
+        "train_ops": "decode",  # see mrl_jax/data/images.py
+        "eval_ops": "decode",
+        "eval_batch_size": 256,
+        "mean": (0.5,),  # per channel, of images in 0..1
+        "std": (0.5,),
+        "workers": 0,  # input processes; 0: threads
+    }
+
+    c.optim = adamw(1e-3)
+    c.schedule = {"name": "cosine", "warmup_steps": 0, "final": 0.0}  # the others: mrl_jax/optim.py
+
+    c.mesh = {"data": -1, "fsdp": 1, "model": 1}  # devices per axis; -1: all that are left
+    c.sharding = {
+        "rules": (("head/kernel", (None, "model")), ("head/bias", ("model",))),  # first match wins: regex, axis per dimension
+        "fsdp_min_size": 2**14,  # smaller parameters are replicated
+    }
+
+    c.evals = {
+        "classification": {"name": "classification", "every": 0, "split": "test", "dims": ()},  # every 0: at the end only
+        "knn": {"name": "knn", "every": 0, "split": "test", "gallery": "train", "k": 1, "dims": ()},
+    }
+    c.checkpoint = {"every": 1000, "keep": 2, "keep_period": 0}
+    c.log = {"every": 50, "tensorboard": False, "wandb": ""}  # wandb: the project's name
+    c.profile = {"first_step": -1, "steps": 5}  # a trace of these steps below workdir/profile; -1: none
+    return c
+
+
+# weight_decay is multiplied by the learning rate; no_decay: a regex of the parameters left out; clip_norm 0: no clipping.
+REGULARISATION = {"weight_decay": 1e-4, "no_decay": "bias|scale", "clip_norm": 0.0}
+
+
+def adamw(lr: float, b2: float = 0.999) -> dict[str, Any]:
+    """Options of AdamW, for `config.optim`."""
+    return {"name": "adamw", "lr": lr, "b1": 0.9, "b2": b2, "eps": 1e-8} | REGULARISATION
+
+
+def lamb(lr: float) -> dict[str, Any]:
+    """Options of LAMB, for `config.optim`."""
+    return {"name": "lamb", "lr": lr, "b1": 0.9, "b2": 0.999, "eps": 1e-6} | REGULARISATION
+
+
+def sgd(lr: float, momentum: float = 0.9, nesterov: bool = False) -> dict[str, Any]:
+    """Options of SGD with momentum, for `config.optim`."""
+    return {"name": "sgd", "lr": lr, "momentum": momentum, "nesterov": nesterov} | REGULARISATION
+
+
+def adafactor(lr: float, momentum: float = 0.9) -> dict[str, Any]:
+    """Options of Adafactor, for `config.optim`."""
+    own = {"decay_rate": 0.8, "clip_threshold": 1.0, "momentum": momentum}
+    return {"name": "adafactor", "lr": lr} | own | REGULARISATION
+
+
+def resnet(variant: str = "50") -> dict[str, Any]:
+    """Options of a ResNet, for `config.model`."""
+    return {
+        "name": "resnet",
+        "variant": variant,
+        "stem": "imagenet",
+        "blurpool": False,
+        "zero_init_residual": False,
+        "base_width": 64,
+    }
+
+
+def vit(variant: str = "B/16") -> dict[str, Any]:
+    """Options of a ViT, for `config.model`."""
+    own = {"posemb": "learn", "pool": "gap", "dropout": 0.0, "remat": False, "scan": False}
+    return {"name": "vit", "variant": variant} | own
+
+
+def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
+    """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken."""
+    with c.unlocked():
+        c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64"
+        c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
+        c.data.eval_batch_size = 16
+        c.total_steps, c.batch_size = 4, 16
+        c.checkpoint.every, c.log.every = 2, 1
+        for evaluator in c.evals.values():
+            evaluator.every, evaluator.split = 2, "test"
+    return c
+
+
+def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
+    """The words after the colon of `--config=configs/x.py:WORDS`, separated by commas.
+
+    mrl, mrl_e: the head. ff=K: the fixed-feature baseline at dim K. debug: seconds of work on synthetic images.
+
+    Raises:
+      ValueError: for any other word.
+    """
+    for word in filter(None, mode.split(",")):
+        if word in ("mrl", "mrl_e"):
+            c.head = word
+        elif word.startswith("ff=") and word[3:].isdigit():
+            c.head, c.nesting.dims = "ff", (int(word[3:]),)
+        elif word == "debug":
+            debug(c, size=size, channels=channels)
+        else:
+            raise ValueError(f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), debug; join several with commas")
+    return c
+
+
+def to_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(c.to_json())
+
+
+def from_json(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The inverse of `to_json`."""
+    return ml_collections.ConfigDict(_tuples(values))
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tuples(v) for name, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Fields whose values differ, as {dotted name: (old, new)}; a field that one side lacks counts as None there."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found[prefix + name] = (a, b)
+    return found
+
+
+def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Any) -> None:
+    """Raises ValueError, naming the fields, if a run cannot go on under `new` as it began under `old`."""
+    changed = {n: v for n, v in differences(old, new).items() if not n.startswith(SAFE_TO_CHANGE)}
+    if changed:
+        fields = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items())
+        raise ValueError(
+            f"{workdir} holds a run of another config ({fields}): set these fields back to continue it, or choose another "
+            "--workdir"
+        )

@@ -1,0 +1,59 @@
+"""Start-up of several processes, and an end that all of them agree on."""
+
+import os
+import signal
+import threading
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+
+def initialize(multihost: str = "auto") -> None:
+    """Joins the other processes of the run; to be called before anything else asks for devices.
+
+    Explicit is JAX_COORDINATOR_ADDRESS (host:port) with JAX_NUM_PROCESSES and JAX_PROCESS_ID. Otherwise JAX finds the
+    others by itself on TPU pods, SLURM, Open MPI and Kubernetes. JAX_HEARTBEAT_TIMEOUT (seconds, default 100) is how long
+    a silent process is waited for before the others end with an error.
+
+    Args:
+      multihost: "auto": where the environment names several processes; "on": always (a TPU pod outside GKE has no such
+        variable); "off": never.
+
+    Raises:
+      ValueError: if only some of the three variables are set.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    explicit = all(given[1:])
+    if multihost == "off" or (multihost == "auto" and not any(given) and not _in_cluster()):
+        return
+    if any(given) and not explicit and not _in_cluster():
+        missing = [name for name, value in zip(names, given) if not value]
+        raise ValueError(f"{', '.join(missing)} not set: several processes need all of {', '.join(names)}")
+    numbers = {"num_processes": int(given[1]), "process_id": int(given[2])} if explicit else {}
+    heartbeat = int(os.environ.get("JAX_HEARTBEAT_TIMEOUT", "100"))
+    jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=heartbeat)
+
+
+def _in_cluster() -> bool:
+    tasks = max(int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+class Preemption:
+    """SIGTERM turned into a step at which every process saves and stops."""
+
+    def __init__(self):
+        """Catches SIGTERM; with several processes JAX's own service does, and agrees on the step."""
+        self._asked = threading.Event()
+        self._several = jax.process_count() > 1
+        if not self._several and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop now; called once by every process at every step."""
+        stop = multihost_utils.reached_preemption_sync_point(step) if self._several else self._asked.is_set()
+        if stop:
+            logging.warning("asked to stop (SIGTERM) at step %d", step)
+        return stop

@@ -1,0 +1,101 @@
+"""Measurements of training: read one step behind the device, checked, timed and written."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from mrl_jax.progress import Progress
+from mrl_jax.writers import Writer
+
+
+class Recorder:
+    """Takes each step's measurements while they are still being computed, and writes those of every `every`-th step.
+
+    Step n is dispatched before the measurements of n - 1 are read, so that reading never makes the device wait.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        progress: Progress,
+        schedule: Callable[[Any], Any],
+        *,
+        every: int,
+        batch_size: int,
+        flops_per_step: int,
+        peak_flops: float | None,
+    ):
+        """Starts the clock.
+
+        Args:
+          writer: gets the scalars.
+          progress: shows them.
+          schedule: learning rate by number of updates done.
+          every: steps between two lines.
+          batch_size: examples per step, of all devices together.
+          flops_per_step: counted operations of one step, of all devices together.
+          peak_flops: the peak of one device; None where it is not known, then there is no MFU.
+        """
+        self._writer, self._progress, self._schedule, self._every = writer, progress, schedule, every
+        self._batch_size = batch_size
+        self._utilisation = flops_per_step / (peak_flops * jax.device_count()) if peak_flops else None
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._waited, self._since, self._at = 0.0, None, 0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time inside as spent waiting for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def push(self, step: int, measured: Mapping[str, jax.Array]) -> None:
+        """Takes the measurements of `step`, then reads those of the step before."""
+        previous, self._pending = self._pending, (step, measured)
+        if previous is not None:
+            self._record(*previous)
+        if self._since is None:
+            # The first step ends its compilation and the filling of the input queue: not counted in any rate.
+            jax.block_until_ready(measured)
+            self._restart(step)
+        self._progress.advance(step)
+
+    def flush(self) -> None:
+        """Reads what is still pending: before an evaluation or a checkpoint, and at the end."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._record(*pending)
+
+    def pause(self, step: int) -> None:
+        """Leaves out of the rates what was done since the last step (an evaluation, say)."""
+        if self._since is not None:
+            self._restart(step)
+
+    def _restart(self, step: int) -> None:
+        self._waited, self._since, self._at = 0.0, time.monotonic(), step
+
+    def _record(self, step: int, measured: Mapping[str, jax.Array]) -> None:
+        loss = float(measured["train/loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"train/loss is {loss} after update {step}: lower optim.lr, set optim.clip_norm, or check the data; "
+                "checkpoints from before it are kept"
+            )
+        if step % self._every:
+            return
+        values = {name: float(value) for name, value in jax.device_get(measured).items()}
+        values["train/lr"] = float(self._schedule(step - 1))
+        if self._since is not None and step > self._at:
+            seconds = time.monotonic() - self._since
+            steps_per_second = (step - self._at) / seconds
+            values["train/examples_per_second"] = steps_per_second * self._batch_size
+            values["train/data_wait"] = min(self._waited / seconds, 1.0)
+            if self._utilisation is not None:
+                values["train/mfu"] = steps_per_second * self._utilisation
+            self._restart(step)
+        self._writer.write(step, values)
+        self._progress.report(step, values)

@@ -1,0 +1,164 @@
+"""A config made into the parts of a run, every mistake in it found before anything is compiled."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from mrl_jax import models, objectives, optim, sharding, step
+from mrl_jax.choices import pick
+from mrl_jax.data import images, pipeline, sources
+from mrl_jax.evals import EVALUATORS
+from mrl_jax.evals.features import FeatureStore
+from mrl_jax.models import heads
+from mrl_jax.nesting import Nesting
+
+
+class Parts(NamedTuple):
+    """What a config names: the data, the model, the objective, the optimizer, and where the state lives."""
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    nesting: Nesting
+    train_source: sources.Source
+    model: models.Model
+    objective: objectives.Objective
+    schedule: optim.Schedule
+    tx: optax.GradientTransformation
+    abstract_batch: Mapping[str, jax.ShapeDtypeStruct]
+    abstract_state: step.State  # shapes, dtypes and shardings
+    evaluators: Mapping[str, Any]
+
+
+def assemble(config: ml_collections.ConfigDict) -> Parts:
+    """Builds every part of a run.
+
+    Raises:
+      ValueError, FileNotFoundError: naming the field, its value and the remedy.
+    """
+    nesting = Nesting(tuple(config.nesting.dims), tuple(config.nesting.weights) or None)
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    sharding.check_batch(config.data.eval_batch_size, mesh, "data.eval_batch_size")
+    for field in ("total_steps", "checkpoint.every", "log.every"):
+        _check_positive(config, field)
+    schedule = optim.make_schedule(config.optim.lr, config.total_steps, config.schedule)
+    tx = _optimizer(config.optim, schedule)
+    make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
+    objective = make_objective(nesting, **arguments)
+    evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
+
+    source = sources.load(config.data.name, config.data.train_split, data_dir=config.data.dir)
+    sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
+    example = images.parse(config.data.train_ops)(source.records[0], np.random.default_rng(0))
+    images.parse(config.data.eval_ops)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *example["image"].shape), example["image"].dtype),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+    options = dict(config.model)
+    model = models.build(
+        options.pop("name"),
+        options,
+        head=config.head,
+        nesting=nesting,
+        num_classes=source.num_classes,
+        dtype=config.dtype,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+    )
+    state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b), batch)
+    shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
+    state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
+    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
+
+
+def _check_positive(config: ml_collections.ConfigDict, field: str) -> None:
+    value = config
+    for name in field.split("."):
+        value = value[name]
+    if value < 1:
+        raise ValueError(f"{field}={value} must be at least 1")
+
+
+def _optimizer(options: Mapping[str, Any], schedule: optim.Schedule) -> optax.GradientTransformation:
+    own = dict(options)
+    own.pop("lr")
+    shared = {name: own.pop(name) for name in ("weight_decay", "no_decay", "clip_norm")}
+    return optim.make_optimizer(schedule, own, **shared)
+
+
+def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
+    own = dict(options)
+    own.pop("every")
+    make, arguments = pick(f"evals.{name}", EVALUATORS, own)
+    return make(**arguments)
+
+
+def init_state(parts: Parts) -> step.State:
+    """The first state, made on the devices that will hold it."""
+    shardings = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
+
+    def init(batch):
+        return step.init_state(parts.model.init, parts.tx, parts.config.seed, batch)
+
+    zeros = {name: np.zeros(s.shape[:0] + (1, *s.shape[1:]), s.dtype) for name, s in parts.abstract_batch.items()}
+    return jax.jit(init, out_shardings=shardings)(zeros)
+
+
+def jit_train_step(parts: Parts) -> Any:
+    """The jitted update: the state donated, state and batch placed as `abstract_state` and the mesh say."""
+    state = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
+    batch = sharding.of_batch(parts.mesh)
+    update = step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting)
+    return jax.jit(
+        update, in_shardings=(state, batch), out_shardings=(state, sharding.replicated(parts.mesh)), donate_argnums=0
+    )
+
+
+def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """This process's rows of the batches from `start_step` on."""
+    config = parts.config
+    return pipeline.train_batches(
+        parts.train_source,
+        images.parse(config.data.train_ops),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+
+
+def make_embed(parts: Parts) -> Any:
+    """The jitted `(variables, batch) -> (z, head)` of evaluation."""
+
+    def embed(variables, batch):
+        z, out = parts.model.apply(variables, batch, train=False)
+        return z, {name: value for name, value in out.items() if name.startswith("head/")}
+
+    return jax.jit(embed)
+
+
+def feature_store(parts: Parts, embed: Any, variables: Any) -> FeatureStore:
+    """What evaluators run on: features of `variables` by split."""
+    config = parts.config
+
+    def batches(split: str) -> Iterator[Mapping[str, np.ndarray]]:
+        return pipeline.eval_batches(
+            sources.load(config.data.name, split, data_dir=config.data.dir),
+            images.parse(config.data.eval_ops),
+            batch_size=config.data.eval_batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def to_devices(batch):
+        return sharding.to_devices(batch, parts.mesh)
+
+    return FeatureStore(embed, variables, batches, to_devices, heads.logits, parts.nesting)

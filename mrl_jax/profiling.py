@@ -1,0 +1,30 @@
+"""A profiler trace of a few steps, on request."""
+
+import os
+from typing import Any
+
+import jax
+
+
+class Trace:
+    """Traces `steps` steps from `first_step` on (-1: none) into a folder that TensorBoard and Perfetto read."""
+
+    def __init__(self, directory: os.PathLike | str, first_step: int, steps: int):
+        """Raises ValueError if a trace of no step is asked for."""
+        if first_step >= 0 and steps < 1:
+            raise ValueError(f"profile.steps={steps}: trace at least 1 step, or set profile.first_step=-1 for no trace")
+        self._directory, self._first, self._last = str(directory), first_step, first_step + steps
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """To be called before each update, with the number of updates done."""
+        if step == self._first:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+
+    def after(self, step: int, result: Any) -> None:
+        """To be called after each update is dispatched; ends the trace when its last step's `result` is there."""
+        if self._running and step == self._last:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            self._running = False

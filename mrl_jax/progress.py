@@ -1,0 +1,69 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line per report elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import tqdm
+
+from mrl_jax.nesting import Nesting
+
+
+class Progress:
+    """Steps done, examples per second, share of the device's peak, time left, and loss and accuracy per dim."""
+
+    def __init__(self, total_steps: int, first_step: int, nesting: Nesting, *, enabled: bool):
+        """Starts the clock; prints nothing where not `enabled` (processes other than the first)."""
+        self._total, self._first, self._nesting, self._enabled = total_steps, first_step, nesting, enabled
+        self._began = time.monotonic()
+        self._bar = None
+        if enabled and sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows the measurements of `step`."""
+        if not self._enabled:
+            return
+        text = self._text(values)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            return
+        rate = (time.monotonic() - self._began) / max(step - self._first, 1)
+        left = tqdm.tqdm.format_interval(rate * (self._total - step))
+        print(f"step {step}/{self._total}  {left} left  {text}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._enabled:
+            tqdm.tqdm.write(text)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _text(self, values: Mapping[str, float]) -> str:
+        parts = [f"loss {values['train/loss']:.3f}"]
+        for name, label in (("loss", "loss@dim"), ("accuracy", "acc@dim")):
+            shown = [(m, values.get(f"train/{name}@{m}")) for m in _ends_and_middle(self._nesting.dims)]
+            if all(value is not None for _, value in shown):
+                parts.append(label + " " + " ".join(f"{m}:{value:.2f}" for m, value in shown))
+        if "train/examples_per_second" in values:
+            parts.append(f"{values['train/examples_per_second']:.0f} examples/s")
+            parts.append(f"data {100 * values['train/data_wait']:.0f}%")
+        if "train/mfu" in values:
+            parts.append(f"MFU {100 * values['train/mfu']:.1f}%")
+        return "  ".join(parts)
+
+
+def _ends_and_middle(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """At most five dims, so that the line of a dense nesting still fits a terminal."""
+    if len(dims) <= 5:
+        return dims
+    return tuple(dims[i * (len(dims) - 1) // 4] for i in range(5))

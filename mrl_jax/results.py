@@ -1,0 +1,116 @@
+"""What an evaluation leaves behind: a JSON file per evaluator, a printed table, a picture of accuracy against dim."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrl_jax.nesting import Nesting
+from mrl_jax.writers import write_json
+
+Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
+
+
+def write(workdir: os.PathLike | str, values: Values, *, step: int, nesting: Nesting, head: str, command: str) -> None:
+    """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, and the command that repeats it."""
+    for name, measured in values.items():
+        dims = sorted({dim for _, dim in map(split_name, measured)})
+        write_json(
+            pathlib.Path(workdir) / "results" / f"{name}.json",
+            {
+                "evaluator": name,
+                "step": step,
+                "head": head,
+                "trained_dims": list(nesting.dims),
+                "untrained_dims": [m for m in dims if m not in nesting.dims],
+                "values": dict(measured),
+                "command": command,
+            },
+        )
+
+
+def read(workdir: os.PathLike | str) -> dict[str, dict[str, Any]]:
+    """The results of a run by evaluator.
+
+    Raises:
+      FileNotFoundError: if there are none.
+    """
+    paths = sorted((pathlib.Path(workdir) / "results").glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{workdir}/results is empty: run `python -m mrl_jax.evaluate --workdir={workdir}` first")
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """`metric@dim` as (metric, dim)."""
+    metric, _, dim = name.rpartition("@")
+    return metric, int(dim)
+
+
+def curves(values: Values) -> dict[str, dict[int, float]]:
+    """`evaluator metric` -> dim -> value."""
+    found: dict[str, dict[int, float]] = {}
+    for evaluator, measured in values.items():
+        for name, value in measured.items():
+            metric, dim = split_name(name)
+            found.setdefault(f"{evaluator} {metric}", {})[dim] = value
+    return found
+
+
+def table(values: Values, nesting: Nesting, step: int) -> str:
+    """Percent by dim and metric; dims that were not trained are marked."""
+    columns = curves(values)
+    dims = sorted({dim for curve in columns.values() for dim in curve})
+    lines = [f"After {step} updates, in percent (~ dim not trained):"]
+    lines.append("     dim  " + "  ".join(f"{name:>{_width(name)}}" for name in columns))
+    for dim in dims:
+        cells = [f"{100 * c[dim]:{_width(n)}.2f}" if dim in c else " " * _width(n) for n, c in columns.items()]
+        lines.append(f"{' ' if dim in nesting.dims else '~'} {dim:6d}  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def _width(name: str) -> int:
+    return max(len(name), 6)
+
+
+def plot(
+    path: os.PathLike | str, values: Values, nesting: Nesting, beside: Sequence[tuple[str, str, int, float]] = ()
+) -> None:
+    """A PNG of top-1 accuracy against dim.
+
+    Args:
+      path: where to write it.
+      values: by evaluator.
+      nesting: its dims are drawn as filled marks, those between as open ones.
+      beside: other runs, each a point (label, curve as in `curves`, dim, value): fixed-feature baselines.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    shown = {name: curve for name, curve in curves(values).items() if name.endswith("top1")}
+    for name, curve in shown.items():
+        dims = sorted(curve)
+        (line,) = axes.plot(dims, [100 * curve[m] for m in dims], label=name, linewidth=1.5)
+        trained = [m for m in dims if m in nesting.dims]
+        axes.plot(trained, [100 * curve[m] for m in trained], "o", color=line.get_color())
+        others = [m for m in dims if m not in nesting.dims]
+        axes.plot(others, [100 * curve[m] for m in others], "o", color=line.get_color(), markerfacecolor="white")
+        points = sorted((dim, 100 * value) for _, other, dim, value in beside if other == name)
+        if points:
+            axes.plot(*zip(*points), "x--", color=line.get_color(), linewidth=0.8, label=f"{name}, separate FF models")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(nesting.dims if len(nesting) <= 12 else nesting.dims[:: len(nesting) // 8])
+    axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.set_xlabel("embedding dim (filled: trained, open: in between)")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

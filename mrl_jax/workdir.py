@@ -1,0 +1,83 @@
+"""A run's folder: owned by one process at a time, and by one config for good."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from mrl_jax import config as configs
+from mrl_jax.writers import write_json
+
+
+@contextlib.contextmanager
+def owned(workdir: os.PathLike | str) -> Iterator[pathlib.Path]:
+    """Holds the folder for this run; the operating system lets go of it however the process ends.
+
+    In a run of several processes the first one holds it for all.
+
+    Raises:
+      RuntimeError: if another run holds it.
+      OSError: if it cannot be written to.
+    """
+    path = pathlib.Path(workdir)
+    if jax.process_index() != 0:
+        yield path
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
+    except OSError as error:
+        raise OSError(f"--workdir={path} cannot be written to ({error.strerror}): choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RuntimeError(
+                f"--workdir={path} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, stop it, or "
+                "choose another --workdir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield path
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes `config.json`, or checks that the one there describes the same run.
+
+    Raises:
+      ValueError: if the folder holds a run of another config; the message names the fields.
+    """
+    path = workdir / "config.json"
+    new = configs.to_json(config)
+    if path.exists():
+        configs.check_resumable(read_config(workdir), new, workdir)
+    if jax.process_index() == 0:
+        write_json(path, new)
+
+
+def read_config(workdir: os.PathLike | str) -> Mapping[str, Any]:
+    """The resolved config of a run, as JSON values.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run.
+      ValueError: if its config is damaged.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"--workdir={workdir} holds no run ({path.name} is missing): train one first with "
+            f"`python -m mrl_jax.train --config=configs/quickstart.py --workdir={workdir}`"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): restore it from a checkpoint's manifest.json") from error
