@@ -1,0 +1,125 @@
+"""Datasets by name."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from mrl_jax.choices import nearest
+from mrl_jax.data import array_records, icons, synthetic
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of a dataset.
+
+    Attributes:
+      name: the name it was asked for by.
+      split: the split it was asked for by.
+      records: random access: `len`, and records[i] = {"image": uint8 (H, W, C) or encoded bytes, "label": int}.
+      num_classes: every label is in [0, num_classes).
+      label_names: one name per class, or None.
+    """
+
+    name: str
+    split: str
+    records: Sequence[dict[str, Any]]
+    num_classes: int
+    label_names: tuple[str, ...] | None = None
+
+
+def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
+    """A split of the dataset called `name`.
+
+    Names:
+      "icons": the embedded default, made under `data_dir` at first use (2 seconds); splits train and test.
+      "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test.
+      "array_record:PATH": a directory in our own format (`array_records`); PATH may be relative to `data_dir`.
+      "tfds:NAME": a TFDS dataset that was built in array_record format under `data_dir`; splits as TFDS spells
+        them, such as "train[:99%]".
+
+    Raises:
+      ValueError: for an unknown name, option or split, or for files that are not what their manifest says.
+      FileNotFoundError: for a dataset that is not there; the message holds the command that makes it.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in KINDS:
+        raise ValueError(f"dataset {name!r} is not one of {sorted(KINDS)}{nearest(kind, KINDS)}")
+    return KINDS[kind](name, rest, split, pathlib.Path(data_dir).expanduser())
+
+
+def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
+    if rest:
+        raise ValueError(f"dataset {name!r}: 'icons' takes no options; write 'icons'")
+    return _open(name, split, icons.prepare(data_dir))
+
+
+def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
+    records = synthetic.records(rest, split)
+    return Source(name, split, records, records.classes)
+
+
+def _array_record(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
+    directory = data_dir / pathlib.Path(rest).expanduser()
+    if not rest or not (directory / array_records.MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"dataset {name!r}: there is no {array_records.MANIFEST} in {directory}. "
+            f"Make it with: python -m mrl_jax.prepare SOURCE --data_dir={directory}"
+        )
+    return _open(name, split, directory)
+
+
+def _open(name: str, split: str, directory: pathlib.Path) -> Source:
+    manifest = array_records.read_manifest(directory)
+    if split not in manifest["splits"]:
+        splits = sorted(manifest["splits"])
+        raise ValueError(f"split {split!r} of dataset {name!r} is not one of {splits}{nearest(split, splits)}")
+    records = array_records.open_split(directory, manifest["splits"][split])
+    names = manifest["label_names"]
+    if names is not None and len(names) != manifest["num_classes"]:
+        raise ValueError(f"{directory}: {len(names)} label names for num_classes={manifest['num_classes']}")
+    return Source(name, split, records, manifest["num_classes"], names and tuple(names))
+
+
+def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
+    command = f"tfds build {rest} --data_dir={data_dir} --file_format=array_record"
+    try:
+        builder = tfds.builder(rest, data_dir=data_dir, try_gcs=False)
+        found = builder.is_prepared()
+    except (tfds.core.DatasetNotFoundError, AssertionError):
+        found = False
+    if not found:
+        raise FileNotFoundError(f"dataset {name!r} is not in {data_dir}. Make it with: {command}")
+    features = builder.info.features
+    if not {"image", "label"} <= features.keys() or not isinstance(features["label"], tfds.features.ClassLabel):
+        raise ValueError(
+            f"dataset {name!r} has the features {sorted(features)}: an 'image' and a class 'label' are needed"
+        )
+    try:
+        data = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise ValueError(
+            f"dataset {name!r} in {data_dir} is not in array_record format. Make it with: {command}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"split {split!r} of dataset {name!r}: {error}") from error
+    return Source(name, split, _TfdsRecords(data), features["label"].num_classes, tuple(features["label"].names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _TfdsRecords:
+    """The two fields we use of the records of TFDS, the image still encoded."""
+
+    data: Any
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.data[index]
+        return {"image": record["image"], "label": int(record["label"])}
+
+
+KINDS = {"icons": _icons, "synthetic": _synthetic, "array_record": _array_record, "tfds": _tfds}
