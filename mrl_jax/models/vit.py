@@ -22,6 +22,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
+    "mu": Size(32, 1, 128, 2),  # for tests and debugging
     "Ti": Size(192, 12, 768, 3),
     "S": Size(384, 12, 1536, 6),
     "B": Size(768, 12, 3072, 12),
