@@ -52,7 +52,7 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint = {"every": 1000, "keep": 2, "keep_period": 0}
     c.log = {"every": 50, "tensorboard": False, "wandb": ""}  # wandb: the project's name
     c.profile = {"first_step": -1, "steps": 5}  # a trace of these steps below workdir/profile; -1: none
-    return c
+    return c.lock()
 
 
 # weight_decay is multiplied by the learning rate; no_decay: a regex of the parameters left out; clip_norm 0: no clipping.
@@ -138,7 +138,7 @@ def to_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The inverse of `to_json`."""
-    return ml_collections.ConfigDict(_tuples(values))
+    return ml_collections.ConfigDict(_tuples(values)).lock()
 
 
 def _tuples(value: Any) -> Any:

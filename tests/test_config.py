@@ -1,0 +1,67 @@
+import pathlib
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from mrl_jax import config as defaults
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(path, mode):
+    module = {}
+    exec(compile(path.read_text(), str(path), "exec"), module)
+    return module["get_config"](mode)
+
+
+def test_json_round_trip_is_exact():
+    c = defaults.default()
+    assert defaults.from_json(defaults.to_json(c)) == c
+
+
+def test_a_misspelt_field_is_refused_with_a_suggestion():
+    with pytest.raises(AttributeError, match="total_steps"):
+        defaults.default().total_step = 3
+
+
+def test_differences_name_the_fields():
+    old, new = defaults.to_json(defaults.default()), defaults.to_json(defaults.default())
+    new["optim"]["lr"] = 1.0
+    new["log"]["every"] = 3
+    assert set(defaults.differences(old, new)) == {"optim.lr", "log.every"}
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.001 -> 1\.0.*another --workdir"):
+        defaults.check_resumable(old, new, "runs/q")
+    new["optim"]["lr"] = old["optim"]["lr"]
+    defaults.check_resumable(old, new, "runs/q")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_has_its_modes_and_a_docstring(path):
+    text = path.read_text()
+    assert "python -m mrl_jax.train --config=configs/" in text
+    full, debug = load(path, "mrl"), load(path, "debug")
+    assert set(full) == set(debug) == set(defaults.default())
+    assert debug.total_steps < 10
+    assert debug.data.name.startswith("synthetic")
+    assert load(path, "mrl_e").head == "mrl_e"
+    ff = load(path, "ff=16,debug")
+    assert (ff.head, ff.nesting.dims) == ("ff", (16,))
+    with pytest.raises(ValueError, match="config mode 'fast'"):
+        load(path, "fast")
+
+
+def test_overrides_from_the_command_line(monkeypatch):
+    path = next(p for p in CONFIGS if p.stem == "quickstart")
+
+    def parse(*arguments):
+        monkeypatch.setattr("sys.argv", ["train", *arguments])
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
+        values(["train", *arguments])
+        return values.config
+
+    c = parse(f"--config={path}:mrl_e", "--config.optim.lr=0.5", "--config.nesting.dims=(8,128)")
+    assert (c.optim.lr, c.nesting.dims, c.head) == (0.5, (8, 128), "mrl_e")
+    with pytest.raises(AttributeError, match="Did you mean"):
+        parse(f"--config={path}", "--config.optim.lrr=0.5")

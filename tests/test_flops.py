@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+
+from mrl_jax import flops
+
+
+def test_counts_products_convolutions_and_loops():
+    a, b = jnp.ones((4, 8)), jnp.ones((8, 16))
+    assert flops.count(lambda a, b: a @ b, a, b) == 2 * 4 * 8 * 16
+    assert flops.count(jax.jit(lambda a, b: jnp.sin(a) @ b), a, b) == 2 * 4 * 8 * 16
+
+    def looped(a, b):
+        return jax.lax.scan(lambda c, _: (c @ b @ b.T, None), a, length=5)[0]
+
+    assert flops.count(looped, a, b) == 5 * 2 * (2 * 4 * 8 * 16)
+
+
+def test_a_convolution_s_gradient_costs_twice_its_value():
+    x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+    def conv(x, w, stride=1):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=numbers).sum()
+
+    forward = 2 * 2 * 8 * 8 * 5 * 3 * 3 * 3
+    assert flops.count(conv, x, w) == forward
+    assert flops.count(jax.grad(conv, (0, 1)), x, w) == 3 * forward
+
+
+def test_depthwise_convolution():
+    x, w = jnp.ones((1, 8, 8, 6)), jnp.ones((3, 3, 1, 6))
+
+    def conv(x, w):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=6)
+
+    assert flops.count(conv, x, w) == 2 * 8 * 8 * 6 * 3 * 3
+
+
+def test_peak_is_unknown_on_cpu():
+    assert flops.peak(jax.devices()[0]) is None

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrl_jax import config as defaults
+from mrl_jax import optim, parts
+
+
+def values(options, total=100, lr=2.0):
+    schedule = optim.make_schedule(lr, total, options)
+    return np.array([float(schedule(step)) for step in range(total + 1)])
+
+
+def test_piecewise_linear_is_the_published_recipe():
+    lrs = values({"name": "piecewise_linear", "points": ((0, 1e-4), (0.05, 1.0), (1.0, 0.0))})
+    np.testing.assert_allclose(lrs[[0, 5, 100]], [2e-4, 2.0, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(np.diff(lrs[5:]), np.diff(lrs[5:])[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "expected"),
+    [
+        ({"name": "cosine", "warmup_steps": 10}, (0, 10, 55, 100), (0, 2, 1, 0)),
+        ({"name": "cosine", "final": 0.5}, (0, 50, 100), (2, 1.5, 1)),
+        ({"name": "linear", "warmup_steps": 10}, (0, 5, 10, 55, 100), (0, 1, 2, 1, 0)),
+        ({"name": "step", "at": (0.3, 0.6)}, (29, 31, 61), (2, 0.2, 0.02)),
+        ({"name": "step", "at": (0.3,), "warmup_steps": 10}, (5, 29, 31), (1, 2, 0.2)),
+        ({"name": "rsqrt", "warmup_steps": 25}, (0, 25, 100), (0, 2, 1)),
+        ({"name": "rsqrt", "warmup_steps": 25, "cooldown_steps": 10}, (90, 95, 100), (2 / 3.6**0.5, 1 / 3.8**0.5, 0)),
+        ({"name": "constant"}, (0, 100), (2, 2)),
+    ],
+)
+def test_schedules_at_known_points(options, at, expected):
+    np.testing.assert_allclose(values(options)[list(at)], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cosin"}, "did you mean 'cosine'"),
+        ({"name": "cosine", "warm_steps": 3}, "did you mean 'warmup_steps'"),
+        ({"name": "piecewise_linear", "points": ((0.5, 1), (1, 0))}, "rise from 0 to 1"),
+        ({"name": "rsqrt", "warmup_steps": 0}, "at least 1"),
+    ],
+)
+def test_bad_schedules(options, message):
+    with pytest.raises(ValueError, match=message):
+        optim.make_schedule(1.0, 10, options)
+
+
+PARAMS = {"conv": {"kernel": jnp.full((4, 4), 2.0)}, "bn1": {"scale": jnp.full((4,), 2.0)}}
+
+
+def updates(name, grads, **changes):
+    c = defaults.default()
+    c.optim = {**{"sgd": defaults.sgd, "adamw": defaults.adamw, "lamb": defaults.lamb, "adafactor": defaults.adafactor}[name](0.1)}
+    with c.unlocked():
+        c.optim.update(changes)
+    tx = parts._optimizer(c.optim, lambda step: 0.1)
+    return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "adafactor"])
+def test_weight_decay_reaches_exactly_the_masked_parameters(name):
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    found = updates(name, zeros, weight_decay=0.5, no_decay="/?bn")
+    assert (found["conv"]["kernel"] < 0).all()
+    assert not found["bn1"]["scale"].any()
+    if name != "lamb":
+        np.testing.assert_allclose(found["conv"]["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-6)
+
+
+def test_sgd_momentum_sees_the_decayed_gradient():
+    c = defaults.sgd(0.1, momentum=0.5)
+    c.update(weight_decay=0.5, no_decay="")
+    tx = parts._optimizer(c, lambda step: 0.1)
+    state, zeros = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
+    _, state = tx.update(zeros, state, PARAMS)
+    second, _ = tx.update(zeros, state, PARAMS)
+    np.testing.assert_allclose(second["conv"]["kernel"], -0.1 * (0.5 * 2 + 0.5 * 0.5 * 2), rtol=1e-6)
+
+
+def test_clipping_bounds_the_global_norm():
+    grads = jax.tree.map(lambda p: 100 * jnp.ones_like(p), PARAMS)
+    found = updates("sgd", grads, weight_decay=0.0, clip_norm=1.0)
+    norm = jnp.sqrt(sum(jnp.sum(u**2) for u in jax.tree.leaves(found)))
+    np.testing.assert_allclose(norm, 0.1, rtol=1e-5)
+
+
+def test_unknown_optimizer_and_option():
+    with pytest.raises(ValueError, match="did you mean 'adamw'"):
+        parts._optimizer({**defaults.adamw(0.1), "name": "adam"}, lambda step: 0.1)
+    with pytest.raises(ValueError, match="momentum is not an option of 'adamw'"):
+        parts._optimizer({**defaults.adamw(0.1), "momentum": 0.9}, lambda step: 0.1)

@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mrl_jax import sharding
+
+RULES = (("head/kernel", (None, "model")), ("head/bias", ("model",)))
+
+
+def test_mesh_takes_what_is_left():
+    assert dict(sharding.make_mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "model": 2}
+    assert dict(sharding.make_mesh(8, 1, 1).shape) == {"data": 8, "fsdp": 1, "model": 1}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (1, 1, 1), (-1, 0, 1)])
+def test_a_mesh_that_does_not_cover_the_devices_is_refused(sizes):
+    with pytest.raises(ValueError, match="multiply to 8"):
+        sharding.make_mesh(*sizes)
+
+
+def test_batch_must_divide():
+    mesh = sharding.make_mesh(-1, 2, 2)
+    sharding.check_batch(8, mesh)
+    with pytest.raises(ValueError, match=r"batch_size=6 is not divisible by the 4 devices .*multiple of 4"):
+        sharding.check_batch(6, mesh)
+
+
+def test_rules_then_fsdp_by_size():
+    mesh = sharding.make_mesh(2, 2, 2)
+    tree = {
+        "head": {"kernel_8": jnp.zeros((8, 10)), "bias_8": jnp.zeros(10)},
+        "conv": {"kernel": jnp.zeros((3, 3, 16, 32))},
+        "norm": {"scale": jnp.zeros(16)},
+        "odd": jnp.zeros((101, 103)),
+    }
+    found = jax.tree.map(lambda s: s.spec, sharding.of_tree(tree, mesh, RULES, fsdp_min_size=1000))
+    assert found["head"] == {"kernel_8": P(None, "model"), "bias_8": P("model")}
+    assert found["conv"]["kernel"] == P(None, None, None, "fsdp")
+    assert found["norm"]["scale"] == P(None)
+    assert found["odd"] == P(None, None)
+
+
+def test_a_rule_that_does_not_divide_is_refused():
+    mesh = sharding.make_mesh(2, 2, 2)
+    with pytest.raises(ValueError, match=r"head/kernel.*model=2, which does not divide 7"):
+        sharding.of_tree({"head": {"kernel": jnp.zeros((4, 7))}}, mesh, RULES, 1000)
