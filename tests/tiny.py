@@ -22,3 +22,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
             node = node[parent]
         node[leaf] = value
     return c
+
+
+def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
+    """So that `--config=tests/tiny.py` works, for tests that run the command itself."""
+    return defaults.apply_mode(config(total_steps=12, checkpoint__keep=3), mode, size=16, channels=1)
