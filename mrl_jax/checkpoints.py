@@ -31,13 +31,7 @@ class Checkpoints:
     """The checkpoints of one run: asynchronous verified saves, retention, and restore of the newest intact one."""
 
     def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int):
-        """Keeps the newest `keep` steps (at least 2, so that one is intact at any time) and every `keep_period`-th (0: none).
-
-        Raises:
-          ValueError: if keep < 2.
-        """
-        if keep < 2:
-            raise ValueError(f"checkpoint.keep={keep}: keep at least 2, so that an intact one is left if the newest is damaged")
+        """Keeps the newest `keep` steps (2 or more: one is intact at any time) and every `keep_period`-th (0: none)."""
         self._directory = pathlib.Path(directory).absolute()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mrl_jax import models, objectives, optim, sharding, step
+from mrl_jax import models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import pick
 from mrl_jax.data import images, pipeline, sources
 from mrl_jax.evals import EVALUATORS
@@ -44,8 +44,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, mesh)
     sharding.check_batch(config.data.eval_batch_size, mesh, "data.eval_batch_size")
-    for field in ("total_steps", "checkpoint.every", "log.every"):
-        _check_positive(config, field)
+    _check_numbers(config)
     schedule = optim.make_schedule(config.optim.lr, config.total_steps, config.schedule)
     tx = _optimizer(config.optim, schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
@@ -77,12 +76,17 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
 
 
-def _check_positive(config: ml_collections.ConfigDict, field: str) -> None:
-    value = config
-    for name in field.split("."):
-        value = value[name]
-    if value < 1:
-        raise ValueError(f"{field}={value} must be at least 1")
+def _check_numbers(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a number that no run can have."""
+    flat = trees.flatten(config.to_dict())
+    # With two checkpoints kept, an intact one is left when the newest is damaged.
+    least = {"total_steps": 1, "checkpoint/every": 1, "checkpoint/keep": 2, "log/every": 1, "profile/steps": 1}
+    least |= {"checkpoint/keep_period": 0, "data/workers": 0, "optim/weight_decay": 0, "optim/clip_norm": 0}
+    for name, value in least.items():
+        if flat[name] < value:
+            raise ValueError(f"{name.replace('/', '.')}={flat[name]} must be at least {value}")
+    if not config.optim.lr > 0:
+        raise ValueError(f"optim.lr={config.optim.lr} must be positive")
 
 
 def _optimizer(options: Mapping[str, Any], schedule: optim.Schedule) -> optax.GradientTransformation:

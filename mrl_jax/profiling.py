@@ -10,9 +10,7 @@ class Trace:
     """Traces `steps` steps from `first_step` on (-1: none) into a folder that TensorBoard and Perfetto read."""
 
     def __init__(self, directory: os.PathLike | str, first_step: int, steps: int):
-        """Raises ValueError if a trace of no step is asked for."""
-        if first_step >= 0 and steps < 1:
-            raise ValueError(f"profile.steps={steps}: trace at least 1 step, or set profile.first_step=-1 for no trace")
+        """Nothing starts before `first_step` updates are done."""
         self._directory, self._first, self._last = str(directory), first_step, first_step + steps
         self._running = False
 

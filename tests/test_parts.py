@@ -1,0 +1,77 @@
+"""Bad input: one clear error, before anything is compiled."""
+
+import command
+import pytest
+import tiny
+
+from mrl_jax import parts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nesting__dims": (8, 4, 32)}, "strictly increasing"),
+        ({"nesting__dims": (8, 64)}, "the embedding has 32 features"),
+        ({"nesting__weights": (1.0,)}, "1 entries for 3 dims"),
+        ({"head": "ff"}, "exactly one dim"),
+        ({"head": "mlr"}, "did you mean 'mrl'"),
+        ({"batch_size": 12}, r"batch_size=12 is not divisible by the 8 devices.*multiple of 8"),
+        ({"data__eval_batch_size": 12}, r"data\.eval_batch_size=12"),
+        ({"mesh__model": 3}, "multiply to 8"),
+        ({"mesh__model": 4}, "does not divide 6"),
+        ({"total_steps": 0}, "total_steps=0 must be at least 1"),
+        ({"log__every": 0}, r"log\.every=0 must be at least 1"),
+        ({"data__name": "icon"}, "did you mean 'icons'"),
+        ({"data__train_split": "trian"}, "train"),
+        ({"data__train_ops": "decode|flip"}, "did you mean 'flip_lr'"),
+        ({"data__eval_ops": "decod"}, "did you mean 'decode'"),
+        ({"loss__name": "softmaxx"}, "did you mean 'softmax'"),
+        ({"loss__name": "binary", "loss__chunk": 0}, "label_smoothing is not an option of 'binary'"),
+        ({"dtype": "float16"}, "float16"),
+        ({"model__variant": "mu/7"}, "16"),
+        ({"evals__knn__k": 0}, "at least one neighbour"),
+        ({"checkpoint__keep": 1}, r"checkpoint\.keep=1"),
+        ({"profile__steps": 0}, r"profile\.steps=0"),
+        ({"optim__lr": -1.0}, r"optim\.lr=-1\.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_fields_are_named_before_compilation(change, message):
+    with pytest.raises(ValueError, match=message):
+        parts.assemble(tiny.config(**change))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tfds:imagenet2012", "tfds build imagenet2012 --data_dir=.* --file_format=array_record"),
+        ("array_record:nowhere", "python -m mrl_jax.prepare SOURCE"),
+    ],
+)
+def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path, name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        parts.assemble(tiny.config(data__name=name, data__dir=str(tmp_path)))
+
+
+def test_the_command_prints_one_line(tmp_path):
+    output = command.finish(command.train(tmp_path / "run", "--config.nesting.dims=(8,4,32)"), expect=1)
+    assert output.strip().startswith("error: nesting.dims=(8, 4, 32)")
+    assert len(output.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_misspelt_override_is_refused(tmp_path):
+    output = command.finish(command.train(tmp_path / "run", "--config.optim.lrr=1"), expect=1)
+    assert "Did you mean" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    output = command.finish(command.train(tmp_path / "file"), expect=1)
+    assert f"error: --workdir={tmp_path}/file cannot be written to" in output
+
+
+def test_a_run_that_diverges_stops_with_its_step(tmp_path):
+    output = command.finish(command.train(tmp_path / "run", "--config.optim.lr=1e30", "--config.optim.name=sgd"), expect=1)
+    assert "error: " in output
