@@ -1,0 +1,44 @@
+"""The nested losses as anyone would first write them: a loop over the dims. Slow and plain; for tests and benchmarks.
+
+Each returns the NestedLoss of its namesake in `mrl_jax.losses`, which must agree in value and gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mrl_jax.losses.types import NestedLoss
+from mrl_jax.nesting import Nesting
+
+
+def _weigh(losses: list[jax.Array], correct: list[jax.Array] | None, nesting: Nesting) -> NestedLoss:
+    """The weighted sum over dims of per-example losses."""
+    per_dim = jnp.stack([loss.mean() for loss in losses])
+    total = (per_dim * jnp.asarray(nesting.weights)).sum()
+    return NestedLoss(total, per_dim, None if correct is None else jnp.stack(correct))
+
+
+def nested_softmax_untied(z_BxD, kernels, biases, labels_B, nesting: Nesting, *, label_smoothing=0.0) -> NestedLoss:
+    """MRL, section 3: softmax cross-entropy of every prefix, each with its own head."""
+    losses, correct = [], []
+    for m, kernel, bias in zip(nesting.dims, kernels, biases):
+        logits = (z_BxD[:, :m] @ kernel + bias[None]).astype(jnp.float32)
+        target = jax.nn.one_hot(labels_B, kernel.shape[1]) * (1 - label_smoothing) + label_smoothing / kernel.shape[1]
+        losses.append(-(target * jax.nn.log_softmax(logits)).sum(axis=1))
+        correct.append(logits.argmax(axis=1) == labels_B)
+    return _weigh(losses, correct, nesting)
+
+
+def nested_softmax(z_BxD, kernel_DxC, bias_C, labels_B, nesting: Nesting, *, label_smoothing=0.0) -> NestedLoss:
+    """MRL-E: the head of dim m is the first m rows of one kernel, with one bias."""
+    kernels = [kernel_DxC[:m] for m in nesting.dims]
+    biases = [bias_C] * len(nesting)
+    return nested_softmax_untied(z_BxD, kernels, biases, labels_B, nesting, label_smoothing=label_smoothing)
+
+
+def nested_binary(z_BxD, kernel_DxC, bias_C, targets_BxC, nesting: Nesting) -> NestedLoss:
+    """Sigmoid cross-entropy of every prefix, summed over classes."""
+    losses = []
+    for m in nesting.dims:
+        logits = (z_BxD[:, :m] @ kernel_DxC[:m] + bias_C[None]).astype(jnp.float32)
+        losses.append((jax.nn.softplus(logits) - targets_BxC * logits).sum(axis=1))
+    return _weigh(losses, None, nesting)
