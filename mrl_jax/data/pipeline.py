@@ -222,6 +222,10 @@ def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> 
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads absl flags when it starts workers, also outside of absl.app
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=-(-prefetch // workers))
-        dataset = dataset.mp_prefetch(options)
+        # Pipes, since /dev/shm of a container is often 64 MB, and its blocks outlive an iterator closed early.
+        by_pipe = grain.experimental.DatasetOptions(min_shm_size=_FOREVER)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, by_pipe)
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(workers, per_worker_buffer_size=-(-prefetch // workers))
+        )
     return iter(dataset)
