@@ -1,0 +1,84 @@
+"""Several hosts, as processes on loopback."""
+
+import signal
+import socket
+
+import command
+import numpy as np
+import pytest
+
+from mrl_jax import distributed
+
+LAST = 12
+
+
+def port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def train_on_two(workdir, *arguments, **environment):
+    address = f"127.0.0.1:{port()}"
+    return [
+        command.train(
+            workdir,
+            *arguments,
+            devices=2,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+            **environment,
+        )
+        for i in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    outputs = [command.finish(process) for process in train_on_two(workdir)]
+    return workdir, outputs
+
+
+def test_two_processes_see_the_batches_of_one(two, tmp_path):
+    workdir, _ = two
+    command.finish(command.train(tmp_path / "one"))
+    ours, theirs = command.logged(workdir), command.logged(tmp_path / "one")
+    assert sorted(ours) == sorted(theirs) == list(range(1, LAST + 1))
+    for step in ours:
+        assert sorted(ours[step]) == sorted(theirs[step])
+        np.testing.assert_allclose(ours[step]["train/loss"], theirs[step]["train/loss"], rtol=2e-3, err_msg=str(step))
+
+
+def test_only_the_first_process_speaks(two):
+    _, (first, second) = two
+    assert "4 x cpu" in first
+    assert "Done: 12 updates" in first
+    assert "updates" not in second
+
+
+def test_sigterm_to_one_stops_both_and_another_topology_continues(two, tmp_path):
+    whole, _ = two
+    workdir = tmp_path / "stopped"
+    processes = train_on_two(workdir, "--config.checkpoint.every=100")
+    command.kill_when(processes[0], lambda: max(command.logged(workdir), default=0) >= 2, signal.SIGTERM)
+    outputs = [command.finish(process) for process in processes]
+    assert "saved. Run the same command to continue" in outputs[0]
+    command.finish(command.train(workdir, "--config.checkpoint.every=100", devices=8))
+    for step, values in command.logged(whole).items():
+        np.testing.assert_allclose(command.logged(workdir)[step]["train/loss"], values["train/loss"], rtol=2e-3)
+
+
+def test_the_death_of_one_ends_the_other_with_an_error(tmp_path):
+    processes = train_on_two(tmp_path / "run", "--config.total_steps=1000000", JAX_HEARTBEAT_TIMEOUT="5")
+    command.kill_when(processes[1], lambda: max(command.logged(tmp_path / "run"), default=0) >= 2)
+    output, _ = processes[0].communicate(timeout=90)
+    assert processes[0].returncode != 0
+    assert output
+
+
+def test_half_an_address_is_an_error(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID not set"):
+        distributed.initialize()
