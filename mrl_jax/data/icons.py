@@ -140,7 +140,7 @@ def _intact(target: pathlib.Path) -> bool:
     try:
         for shards in array_records.read_manifest(target)["splits"].values():
             array_records.open_split(target, shards, checksums=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except ValueError as error:
         logging.warning("The rendered icons are damaged: %s", error)
