@@ -15,6 +15,7 @@ from mrl_jax.models.options import choose
 
 # variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
 VARIANTS = {
+    "10": (False, (1, 1, 1, 1)),
     "18": (False, (2, 2, 2, 2)),
     "34": (False, (3, 4, 6, 3)),
     "50": (True, (3, 4, 6, 3)),
