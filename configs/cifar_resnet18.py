@@ -3,10 +3,11 @@
     tfds build cifar100 --data_dir=DIR --file_format=array_record
     python -m mrl_jax.train --config=configs/cifar_resnet18.py --workdir=runs/cifar --config.data.dir=DIR
 
-200 epochs at batch 128: SGD with Nesterov momentum 0.9, rate 0.1 with a cosine, weight decay 5e-4, random crops and flips.
+200 epochs at batch 128: SGD with Nesterov momentum 0.9, rate 0.1 with a cosine, weight decay 5e-4, random crops and
+flips.
 
-Expected: not known; the paper has no CIFAR run, and we have not run this one. Cost: 78,000 steps of 0.43 TFLOP (counted):
-33 PFLOP, about 15 minutes on one A100 at 12 % of its peak.
+Expected: not known; the paper has no CIFAR run, and we have not run this one. Cost: 78,000 steps of 0.43 TFLOP
+(counted): 33 PFLOP, about 15 minutes on one A100 at 12 % of its peak.
 """
 
 import ml_collections

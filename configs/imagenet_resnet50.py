@@ -2,15 +2,18 @@
 
     tfds build imagenet2012 --data_dir=DIR --file_format=array_record
     python -m mrl_jax.train --config=configs/imagenet_resnet50.py --workdir=runs/mrl --config.data.dir=DIR
-    ... :mrl_e for the weight-tied head, :ff=64 for the fixed-feature baseline at 64 dims, :debug for a few seconds of it
+    ... :mrl_e for the weight-tied head, :ff=64 for the fixed-feature baseline at 64 dims, :debug for a few seconds of
+    it
 
-40 epochs at batch 1024, SGD with momentum 0.9, peak rate 0.425 at epoch 2, then a line to 0; weight decay 1e-4 on all but the
-parameters with "bn" in their names; label smoothing 0.1 at every dim; BlurPool. Two choices of ours: 176 px throughout in place
-of the progressive 160 to 192, and evaluation at 224 px (resize 256, centre crop) without flips, the convention of Table 1.
+40 epochs at batch 1024, SGD with momentum 0.9, peak rate 0.425 at epoch 2, then a line to 0; weight decay 1e-4 on all
+but the parameters with "bn" in their names; label smoothing 0.1 at every dim; BlurPool. Two choices of ours: 176 px
+throughout in place of the progressive 160 to 192, and evaluation at 224 px (resize 256, centre crop) without flips,
+the convention of Table 1.
 
 Expected, published (Table 1, top-1 %, dims 8 to 2048): MRL 66.63 73.53 75.03 75.82 76.30 76.47 76.65 76.76 76.80;
 MRL-E 56.66 71.94 74.48 75.35 75.80 76.22 76.36 76.48 76.51; FF 65.29 72.85 74.60 75.27 75.29 75.71 76.18 76.63 76.87.
-We have not run it. Cost: 50,045 steps of 16 TFLOP (counted): 0.8 EFLOP, about 45 minutes on 8 x A100 at 35 % of their peak.
+We have not run it. Cost: 50,045 steps of 16 TFLOP (counted): 0.8 EFLOP, about 45 minutes on 8 x A100 at 35 % of their
+peak.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
 """Checkpoints that are verified before they are trusted; the only file that imports Orbax.
 
-`checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is written last,
-in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the data position, the
-nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a step that does not match
-it is damaged, and the next older one is used.
+`checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is
+written last, in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the
+data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a
+step that does not match it is damaged, and the next older one is used.
 """
 
 import hashlib
@@ -45,7 +45,9 @@ class Checkpoints:
         self._failure: BaseException | None = None
 
     def save(self, step: int, state: Any, run: Mapping[str, Any]) -> None:
-        """Starts saving `state` and the JSON-able `run`; waits for the save before it, and raises if that one failed."""
+        """Starts saving `state` and the JSON-able `run`; waits for the save before it, and raises if that one
+        failed.
+        """
         self.wait()
         response = self._checkpointer.save_async(step, state, force=True)
 
@@ -68,8 +70,8 @@ class Checkpoints:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise RuntimeError(
-                f"the checkpoint could not be written below {self._directory}: {failure}. The older ones are intact; make "
-                "room or permissions, then run the same command to continue"
+                f"the checkpoint could not be written below {self._directory}: {failure}. The older ones are "
+                "intact: make room or permissions, then run the same command to continue"
             ) from failure
 
     def close(self) -> None:
@@ -134,7 +136,7 @@ def newest(directory: os.PathLike | str) -> int | None:
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == -2:
         raise DamagedError(
-            f"no checkpoint below {directory} is intact (each one's damage is listed above): restore them from a copy, or "
+            f"no checkpoint below {directory} is intact (the damage is listed above): restore one from a copy, or "
             "start again in a new --workdir"
         )
     return None if step == -1 else step
@@ -155,7 +157,9 @@ def _newest_here(directory: pathlib.Path) -> int:
 
 
 def set_aside(directory: os.PathLike | str, after: int | None) -> None:
-    """Clears the steps newer than `after` (None: all): interrupted saves are deleted, damaged ones moved to `damaged/`."""
+    """Clears the steps newer than `after` (None: all): interrupted saves are deleted, damaged ones moved to
+    `damaged/`.
+    """
     directory = pathlib.Path(directory)
     if jax.process_index() == 0:
         for step in steps(directory):

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 
@@ -10,6 +10,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(str(name), list(names), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def choose(field: str, value: str, choices: Collection[str]) -> None:
+    """Raises ValueError unless `value` is one of `choices`; the message lists them and names the nearest."""
+    if value not in choices:
+        raise ValueError(f"{field}={value!r} is not one of {list(choices)}{nearest(value, choices)}")
 
 
 def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
@@ -20,10 +26,11 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
     """
     options = dict(options)
     name = options.pop("name")
-    if name not in table:
-        raise ValueError(f"{field}.name={name!r} is not one of {sorted(table)}{nearest(name, table)}")
+    choose(f"{field}.name", name, table)
     known = [p.name for p in inspect.signature(table[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            raise ValueError(f"{field}.{option} is not an option of {name!r}, which has {known}{nearest(option, known)}")
+            raise ValueError(
+                f"{field}.{option} is not an option of {name!r}, which has {known}{nearest(option, known)}"
+            )
     return table[name], options

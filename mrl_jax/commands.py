@@ -11,7 +11,9 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """app.run(main), errors raised by this package printed alone on stderr (exit status 1); any other with its traceback."""
+    """app.run(main), errors raised by this package printed alone on stderr (exit status 1); any other with its
+    traceback.
+    """
 
     def guarded(argv: list[str]) -> None:
         try:

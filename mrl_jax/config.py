@@ -41,12 +41,20 @@ def default() -> ml_collections.ConfigDict:
 
     c.mesh = {"data": -1, "fsdp": 1, "model": 1}  # devices per axis; -1: all that are left
     c.sharding = {
-        "rules": (("head/kernel", (None, "model")), ("head/bias", ("model",))),  # first match wins: regex, axis per dimension
+        "rules": (
+            ("head/kernel", (None, "model")),
+            ("head/bias", ("model",)),
+        ),  # first match wins: regex, axis per dimension
         "fsdp_min_size": 2**14,  # smaller parameters are replicated
     }
 
     c.evals = {
-        "classification": {"name": "classification", "every": 0, "split": "test", "dims": ()},  # every 0: at the end only
+        "classification": {
+            "name": "classification",
+            "every": 0,
+            "split": "test",
+            "dims": (),
+        },  # every 0: at the end only
         "knn": {"name": "knn", "every": 0, "split": "test", "gallery": "train", "k": 1, "dims": ()},
     }
     c.checkpoint = {"every": 1000, "keep": 2, "keep_period": 0}
@@ -55,7 +63,7 @@ def default() -> ml_collections.ConfigDict:
     return c.lock()
 
 
-# weight_decay is multiplied by the learning rate; no_decay: a regex of the parameters left out; clip_norm 0: no clipping.
+# weight_decay is multiplied by the learning rate; no_decay: a regex of parameters left out; clip_norm 0: no clipping.
 REGULARISATION = {"weight_decay": 1e-4, "no_decay": "bias|scale", "clip_norm": 0.0}
 
 
@@ -127,7 +135,9 @@ def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: 
         elif word == "debug":
             debug(c, size=size, channels=channels)
         else:
-            raise ValueError(f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), debug; join several with commas")
+            raise ValueError(
+                f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), debug; join several with commas"
+            )
     return c
 
 
@@ -165,6 +175,6 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Any
     if changed:
         fields = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items())
         raise ValueError(
-            f"{workdir} holds a run of another config ({fields}): set these fields back to continue it, or choose another "
-            "--workdir"
+            f"{workdir} holds a run of another config ({fields}): set these fields back to continue it, or "
+            "choose another --workdir"
         )

@@ -13,8 +13,8 @@ def initialize(multihost: str = "auto") -> None:
     """Joins the other processes of the run; to be called before anything else asks for devices.
 
     Explicit is JAX_COORDINATOR_ADDRESS (host:port) with JAX_NUM_PROCESSES and JAX_PROCESS_ID. Otherwise JAX finds the
-    others by itself on TPU pods, SLURM, Open MPI and Kubernetes. JAX_HEARTBEAT_TIMEOUT (seconds, default 100) is how long
-    a silent process is waited for before the others end with an error.
+    others by itself on TPU pods, SLURM, Open MPI and Kubernetes. JAX_HEARTBEAT_TIMEOUT (seconds, default 100) is how
+    long a silent process is waited for before the others end with an error.
 
     Args:
       multihost: "auto": where the environment names several processes; "on": always (a TPU pod outside GKE has no such

@@ -1,7 +1,7 @@
 """What is minimised: a function of the model's outputs and the batch, chosen by name in the config.
 
-An objective is the only meeting point of models and losses. It gets the embedding `z` (B, D), the flat dict `out` of named
-tensors that the model gave with it (among them its head's parameters) and the batch, and returns a NestedLoss.
+An objective is the only meeting point of models and losses. It gets the embedding `z` (B, D), the flat dict `out` of
+named tensors that the model gave with it (among them its head's parameters) and the batch, and returns a NestedLoss.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,9 @@ Objective = Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array
 
 
 def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -> Objective:
-    """Nested softmax cross-entropy on `label` (B,); independent heads where `out` has one per dim, else the tied one."""
+    """Nested softmax cross-entropy on `label` (B,); independent heads where `out` has one per dim, else the tied
+    one.
+    """
 
     def objective(z, out, batch):
         options = {"label_smoothing": label_smoothing, "chunk": chunk or None}

@@ -22,7 +22,9 @@ def piecewise_linear(lr: float, total_steps: int, *, points: Sequence[tuple[floa
 
 def cosine(lr: float, total_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Linear warm-up from 0, then half a cosine down to `final` x lr."""
-    return _warmed_up(lr, warmup_steps, optax.cosine_decay_schedule(lr, max(total_steps - warmup_steps, 1), alpha=final))
+    return _warmed_up(
+        lr, warmup_steps, optax.cosine_decay_schedule(lr, max(total_steps - warmup_steps, 1), alpha=final)
+    )
 
 
 def linear(lr: float, total_steps: int, *, warmup_steps: int = 0, final: float = 0.0) -> Schedule:

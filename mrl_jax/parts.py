@@ -110,7 +110,7 @@ def init_state(parts: Parts) -> step.State:
     def init(batch):
         return step.init_state(parts.model.init, parts.tx, parts.config.seed, batch)
 
-    zeros = {name: np.zeros(s.shape[:0] + (1, *s.shape[1:]), s.dtype) for name, s in parts.abstract_batch.items()}
+    zeros = {name: np.zeros((1, *s.shape[1:]), s.dtype) for name, s in parts.abstract_batch.items()}
     return jax.jit(init, out_shardings=shardings)(zeros)
 
 

@@ -16,11 +16,10 @@ _STYLE = (
 )
 
 
-def write(workdir: os.PathLike | str) -> pathlib.Path:
-    """Writes `report.html` from what the workdir holds; every text from the run is escaped. Returns its path."""
+def write(workdir: os.PathLike | str, config: dict[str, Any]) -> pathlib.Path:
+    """Writes `report.html` from what the workdir holds and returns its path; every text from the run is escaped."""
     path = pathlib.Path(workdir)
     found = results.read(path)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     body = [f"<h1>{html.escape(path.name)}</h1>", _summary(config, found), "<h2>Accuracy by dim</h2>", _table(found)]
     body += [_picture(picture) for picture in sorted((path / "plots").glob("*.png"))]
     body += ["<h2>Training</h2>", _curves(path / "metrics.jsonl"), "<h2>Commands</h2>", _commands(path, found)]
@@ -36,7 +35,8 @@ def write(workdir: os.PathLike | str) -> pathlib.Path:
 
 def _summary(config: dict[str, Any], found: dict[str, Any]) -> str:
     steps = sorted({result["step"] for result in found.values()})
-    text = f"{config['model']['name']}, head {config['head']}, dims {config['nesting']['dims']}, {config['data']['name']}, step {steps}"
+    model, data, dims = config["model"]["name"], config["data"]["name"], config["nesting"]["dims"]
+    text = f"{model}, head {config['head']}, dims {dims}, {data}, step {steps}"
     return f"<p>{html.escape(text)}</p>"
 
 
@@ -72,7 +72,9 @@ def _curves(metrics: pathlib.Path) -> str:
             if line.get(name) is not None
         ]
         colour = f"hsl({240 * i // max(len(names) - 1, 1)},70%,45%)"
-        drawn.append(f'<polyline fill="none" stroke="{colour}" points="{" ".join(points)}"><title>{name}</title></polyline>')
+        drawn.append(
+            f'<polyline fill="none" stroke="{colour}" points="{" ".join(points)}"><title>{name}</title></polyline>'
+        )
     ends = f"loss of each dim, 0 to {top:.2f}, steps {steps[0]} to {steps[-1]}; red: {names[0]}, blue: {names[-1]}"
     return f'<svg viewBox="0 0 {width} {height}" width="100%">{"".join(drawn)}</svg><p>{html.escape(ends)}</p>'
 

@@ -13,7 +13,9 @@ Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
 
 
 def write(workdir: os.PathLike | str, values: Values, *, step: int, nesting: Nesting, head: str, command: str) -> None:
-    """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, and the command that repeats it."""
+    """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, and the command that repeats
+    it.
+    """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
         write_json(
@@ -38,7 +40,9 @@ def read(workdir: os.PathLike | str) -> dict[str, dict[str, Any]]:
     """
     paths = sorted((pathlib.Path(workdir) / "results").glob("*.json"))
     if not paths:
-        raise FileNotFoundError(f"{workdir}/results is empty: run `python -m mrl_jax.evaluate --workdir={workdir}` first")
+        raise FileNotFoundError(
+            f"{workdir}/results is empty: run `python -m mrl_jax.evaluate --workdir={workdir}` first"
+        )
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 

@@ -1,7 +1,7 @@
 """The device mesh, and where each array of the batch and of the state lives on it.
 
-Three axes, sizes from the config: `data` (replicated parameters), `fsdp` (parameters and optimizer state sharded, gathered
-when used) and `model` (the classes of the heads). A batch is split over data x fsdp.
+Three axes, sizes from the config: `data` (replicated parameters), `fsdp` (parameters and optimizer state sharded,
+gathered when used) and `model` (the classes of the heads). A batch is split over data x fsdp.
 """
 
 import re
@@ -57,7 +57,8 @@ def of_batch(mesh: Mesh) -> NamedSharding:
 
 
 def of_tree(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]], fsdp_min_size: int) -> Any:
-    """A sharding for each leaf of a (possibly abstract) tree; for optimizer state too, whose names end in the parameter's.
+    """A sharding for each leaf of a (possibly abstract) tree; for optimizer state too, whose names end in the
+    parameter's.
 
     The first rule whose regular expression finds the leaf's name decides: (regex, spec), spec one mesh axis or None per
     dimension. A leaf that no rule finds and that has at least `fsdp_min_size` elements is split over `fsdp` along its
@@ -86,8 +87,8 @@ def _check_divisible(name: str, shape: tuple, spec: Sequence, mesh: Mesh, patter
     for size, axis in zip(shape, spec):
         if axis is not None and size % mesh.shape[axis]:
             raise ValueError(
-                f"sharding rule {pattern!r} splits {name} {shape} over mesh axis {axis}={mesh.shape[axis]}, which does not "
-                f"divide {size}: choose a mesh.{axis} that divides it, or leave the rule out"
+                f"sharding rule {pattern!r} splits {name} {shape} over mesh axis {axis}={mesh.shape[axis]}, which does "
+                f"not divide {size}: choose a mesh.{axis} that divides it, or leave the rule out"
             )
 
 

@@ -1,7 +1,7 @@
 """Pretrains a nested representation; the same command continues an interrupted run.
 
 python -m mrl_jax.train --config=configs/quickstart.py --workdir=runs/q
-python -m mrl_jax.train --config=configs/imagenet_resnet50.py:mrl_e --workdir=runs/mrl_e --config.optim.lr=0.1
+python -m mrl_jax.train --config=configs/quickstart.py:mrl_e --workdir=runs/q_e --config.optim.lr=0.005
 """
 
 import contextlib
@@ -19,10 +19,6 @@ from mrl_jax.metrics import Recorder
 from mrl_jax.profiling import Trace
 from mrl_jax.progress import Progress
 from mrl_jax.step import State, variables_of
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with `:mode` where it has modes.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, results, plots. Rerun to continue.")
-MULTIHOST = flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
 
 
 def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
@@ -52,13 +48,21 @@ def _restore(run: parts.Parts, path: pathlib.Path) -> tuple[State, int, int]:
     checkpoints.set_aside(directory, step)
     if step is None:
         return parts.init_state(run), 0, -1
-    return checkpoints.load(directory, step, run.abstract_state), step, checkpoints.read_run(directory, step)["evaluated"]
+    return (
+        checkpoints.load(directory, step, run.abstract_state),
+        step,
+        checkpoints.read_run(directory, step)["evaluated"],
+    )
 
 
 class _Loop:
-    """Evaluate, save, draw a batch, update; always in this order, so that a checkpoint owes nothing but the steps ahead."""
+    """Evaluate, save, draw a batch, update; always in this order, so that a checkpoint owes nothing but the steps
+    ahead.
+    """
 
-    def __init__(self, run: parts.Parts, path: pathlib.Path, writer: Any, progress: Progress, saver: checkpoints.Checkpoints):
+    def __init__(
+        self, run: parts.Parts, path: pathlib.Path, writer: Any, progress: Progress, saver: checkpoints.Checkpoints
+    ):
         self._run, self._config, self._path = run, run.config, path
         self._writer, self._progress, self._saver = writer, progress, saver
         self._embed = parts.make_embed(run)
@@ -113,7 +117,7 @@ class _Loop:
             )
             if step == self._config.total_steps:
                 results.plot(self._path / "plots" / "accuracy.png", values, self._run.nesting)
-                report.write(self._path)
+                report.write(self._path, configs.to_json(self._config))
 
     def _record_of(self, evaluated: int) -> dict[str, Any]:
         """What a checkpoint holds beside the state: enough for a probe to need nothing but the checkpoint."""
@@ -163,12 +167,15 @@ def _describe(run: parts.Parts, state: State, step: int) -> str:
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
-    distributed.initialize(MULTIHOST.value)
-    path = pathlib.Path(WORKDIR.value)
+    distributed.initialize(flags.FLAGS.multihost)
+    path = pathlib.Path(flags.FLAGS.workdir)
     with workdir.owned(path):
-        train(CONFIG.value, path)
+        train(flags.FLAGS.config, path)
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A file of configs/, as configs/x.py:mode.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, results, plots. Rerun to continue.")
+    flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
     flags.mark_flags_as_required(["config", "workdir"])
     commands.run(main)

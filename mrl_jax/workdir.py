@@ -41,8 +41,8 @@ def owned(workdir: os.PathLike | str) -> Iterator[pathlib.Path]:
         except BlockingIOError:
             lock.seek(0)
             raise RuntimeError(
-                f"--workdir={path} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, stop it, or "
-                "choose another --workdir"
+                f"--workdir={path} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, "
+                "stop it, or choose another --workdir"
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -68,16 +68,12 @@ def read_config(workdir: os.PathLike | str) -> Mapping[str, Any]:
     """The resolved config of a run, as JSON values.
 
     Raises:
-      FileNotFoundError: if the folder holds no run.
-      ValueError: if its config is damaged.
+      ValueError: if the file is damaged.
     """
     path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"--workdir={workdir} holds no run ({path.name} is missing): train one first with "
-            f"`python -m mrl_jax.train --config=configs/quickstart.py --workdir={workdir}`"
-        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): restore it from a checkpoint's manifest.json") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): restore it from `config` in a checkpoint's manifest.json"
+        ) from error

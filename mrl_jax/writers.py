@@ -23,7 +23,9 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """One JSON object per line: `step` and `group/name@dim` keys, float32 values written so that they read back bit-identical."""
+    """One JSON object per line: `step` and `group/name@dim` keys, float32 values written so that they read back
+    bit-identical.
+    """
 
     def __init__(self, path: os.PathLike | str, *, first_step: int = 0):
         """Appends to `path`, after dropping what an interrupted run wrote beyond the step it resumes from."""
@@ -67,7 +69,9 @@ class TensorBoard:
 
 
 class WandB:
-    """A Weights & Biases run; needs `pip install 'mrl_jax[log]'`, its credentials and mode come from its own environment."""
+    """A Weights & Biases run; needs `pip install 'mrl_jax[log]'`, its credentials and mode come from its own
+    environment.
+    """
 
     def __init__(self, directory: os.PathLike | str, project: str, config: Mapping[str, Any]):
         """Resumes the run that this workdir began, if any."""
@@ -102,7 +106,9 @@ class Several:
             writer.close()
 
 
-def open_all(options: Mapping[str, Any], workdir: os.PathLike | str, config: Mapping[str, Any], *, first_step: int) -> Writer:
+def open_all(
+    options: Mapping[str, Any], workdir: os.PathLike | str, config: Mapping[str, Any], *, first_step: int
+) -> Writer:
     """The writers that `config.log` asks for, on the first process; on the others one that writes nothing."""
     if jax.process_index() != 0:
         return Several()
@@ -150,4 +156,6 @@ def _optional(module: str) -> Any:
     try:
         return __import__(module)
     except ImportError as error:
-        raise ImportError(f"{module} is not installed: pip install 'mrl_jax[log]', or switch it off in config.log") from error
+        raise ImportError(
+            f"{module} is not installed: pip install 'mrl_jax[log]', or switch it off in config.log"
+        ) from error

@@ -52,12 +52,11 @@ def test_bad_schedules(options, message):
 PARAMS = {"conv": {"kernel": jnp.full((4, 4), 2.0)}, "bn1": {"scale": jnp.full((4,), 2.0)}}
 
 
+OPTIONS = {"sgd": defaults.sgd, "adamw": defaults.adamw, "lamb": defaults.lamb, "adafactor": defaults.adafactor}
+
+
 def updates(name, grads, **changes):
-    c = defaults.default()
-    c.optim = {**{"sgd": defaults.sgd, "adamw": defaults.adamw, "lamb": defaults.lamb, "adafactor": defaults.adafactor}[name](0.1)}
-    with c.unlocked():
-        c.optim.update(changes)
-    tx = parts._optimizer(c.optim, lambda step: 0.1)
+    tx = parts._optimizer(OPTIONS[name](0.1) | changes, lambda step: 0.1)
     return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
 
 
@@ -72,9 +71,8 @@ def test_weight_decay_reaches_exactly_the_masked_parameters(name):
 
 
 def test_sgd_momentum_sees_the_decayed_gradient():
-    c = defaults.sgd(0.1, momentum=0.5)
-    c.update(weight_decay=0.5, no_decay="")
-    tx = parts._optimizer(c, lambda step: 0.1)
+    options = defaults.sgd(0.1, momentum=0.5) | {"weight_decay": 0.5, "no_decay": ""}
+    tx = parts._optimizer(options, lambda step: 0.1)
     state, zeros = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
     _, state = tx.update(zeros, state, PARAMS)
     second, _ = tx.update(zeros, state, PARAMS)

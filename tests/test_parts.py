@@ -73,5 +73,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
 
 
 def test_a_run_that_diverges_stops_with_its_step(tmp_path):
-    output = command.finish(command.train(tmp_path / "run", "--config.optim.lr=1e30", "--config.optim.name=sgd"), expect=1)
+    output = command.finish(
+        command.train(tmp_path / "run", "--config.optim.lr=1e30", "--config.optim.name=sgd"), expect=1
+    )
     assert "error: " in output

@@ -103,7 +103,11 @@ def test_ff_leaves_the_other_features_alone():
         before = parts.init_state(assembled)
         kept = jax.tree.map(np.asarray, before.params)
         after, _ = parts.jit_train_step(assembled)(before, next(parts.train_batches(assembled, 0)))
-    norm = {n: (v, np.asarray(trees.flatten(after.params)[n])) for n, v in trees.flatten(kept).items() if "encoder_norm/" in n}
+    norm = {
+        n: (v, np.asarray(trees.flatten(after.params)[n]))
+        for n, v in trees.flatten(kept).items()
+        if "encoder_norm/" in n
+    }
     assert norm
     for old, new in norm.values():
         assert (old[:8] != new[:8]).all()
@@ -111,7 +115,11 @@ def test_ff_leaves_the_other_features_alone():
 
 
 def test_batch_norm_statistics_move_and_are_global():
-    options = {"model": {"name": "resnet", "variant": "18", "stem": "small", "base_width": 4}, "head": "ff", "nesting__dims": (8,)}
+    options = {
+        "model": {"name": "resnet", "variant": "18", "stem": "small", "base_width": 4},
+        "head": "ff",
+        "nesting__dims": (8,),
+    }
     one, base = run(steps=2, **options)
     other, measured = run(steps=2, mesh__data=1, mesh__model=2, mesh__fsdp=4, **options)
     np.testing.assert_allclose(measured["train/loss"], base["train/loss"], rtol=1e-4)

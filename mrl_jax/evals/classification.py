@@ -22,7 +22,9 @@ class Classification:
         """Yields `top1@dim` and `top5@dim`, fractions of the split."""
         features = store(self._split)
         for dim in dims_of(store.nesting, self._dims):
-            rank = ranks(features.z_NxD, features.label_N, lambda z, dim=dim: store.logits(z, store.head, store.nesting, dim))
+            rank = ranks(
+                features.z_NxD, features.label_N, lambda z, dim=dim: store.logits(z, store.head, store.nesting, dim)
+            )
             yield f"top1@{dim}", float(np.mean(rank < 1))
             yield f"top5@{dim}", float(np.mean(rank < 5))
 

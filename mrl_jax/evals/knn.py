@@ -1,7 +1,7 @@
 """Exact nearest-neighbour classification on prefixes (MRL, section 4.2.1), all dims in one pass over the gallery.
 
-L2 distance between unit vectors orders as the cosine does. The dot products of the dims are prefix sums of the dot products of
-the blocks between them, so that all dims together cost one product at the largest dim.
+L2 distance between unit vectors orders as the cosine does. The dot products of the dims are prefix sums of the dot
+products of the blocks between them, so that all dims together cost one product at the largest dim.
 """
 
 from collections.abc import Iterator

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrl_jax import trees
-from mrl_jax.choices import pick
+from mrl_jax.choices import choose, pick
 from mrl_jax.models import heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
-from mrl_jax.models.options import choose
 from mrl_jax.nesting import Nesting
 
 # Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.

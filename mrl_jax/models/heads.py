@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrl_jax.models.options import choose
+from mrl_jax.choices import choose
 from mrl_jax.nesting import Nesting
 
 HEADS = ("mrl", "mrl_e", "ff")

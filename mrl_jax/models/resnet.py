@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mrl_jax.choices import choose
 from mrl_jax.models.blurpool import blur
-from mrl_jax.models.options import choose
 
 # variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
 VARIANTS = {

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from mrl_jax.evals import EVALUATORS
+from mrl_jax.evals.classification import ranks
+from mrl_jax.evals.features import FeatureStore, dims_of
+from mrl_jax.nesting import Nesting
+
+NESTING = Nesting((2, 4))
+
+
+def store(z, label, counter=None, mask=None):
+    """A model whose embedding is its input and whose head is the identity."""
+
+    def embed(variables, batch):
+        if counter is not None:
+            counter.append(1)
+        return batch["image"], {"head/kernel": np.eye(4, dtype=np.float32)}
+
+    def batches(split):
+        real = np.ones(len(z), bool) if mask is None else mask
+        for i in range(0, len(z), 3):
+            yield {"image": z[i : i + 3], "label": label[i : i + 3], "mask": real[i : i + 3]}
+
+    def logits(z, head, nesting, dim):
+        return z[:, :dim] @ head["head/kernel"][:dim]
+
+    return FeatureStore(embed, None, batches, lambda batch: batch, logits, NESTING)
+
+
+@pytest.fixture
+def data():
+    label = np.array([0, 1, 2, 3, 0, 1, 2], np.int32)
+    return np.eye(4, dtype=np.float32)[label], label
+
+
+def test_features_are_extracted_once_and_shared(data):
+    counter = []
+    shared = store(*data, counter)
+    for evaluator in EVALUATORS.values():
+        dict(evaluator().run(shared))
+    assert len(counter) == 2 * 3, "test and train, three batches each"
+
+
+def test_padding_is_left_out(data):
+    z, label = data
+    features = store(z, label, mask=np.arange(7) < 5)("test")
+    np.testing.assert_array_equal(features.label_N, label[:5])
+    assert features.z_NxD.shape == (5, 4)
+
+
+def test_classification_by_dim(data):
+    values = dict(EVALUATORS["classification"]().run(store(*data)))
+    assert set(values) == {f"top{k}@{m}" for k in (1, 5) for m in (2, 3, 4)}
+    assert values["top1@4"] == values["top5@2"] == 1.0
+    # Classes 2 and 3 have no feature within dim 2: all logits are 0, and class 0 comes first.
+    assert values["top1@2"] == pytest.approx(4 / 7)
+
+
+def test_knn_on_its_own_gallery_is_perfect(data):
+    assert dict(EVALUATORS["knn"](gallery="test").run(store(*data)))["top1@4"] == 1.0
+
+
+def test_more_neighbours_than_gallery(data):
+    with pytest.raises(ValueError, match="k=8 is more than the 7"):
+        dict(EVALUATORS["knn"](k=8).run(store(*data)))
+
+
+def test_a_diverged_model_is_reported(data):
+    z, label = data
+    with pytest.raises(ValueError, match="not finite"):
+        store(z * np.nan, label)("test")
+
+
+def test_ranks_count_ties_by_class_order():
+    logits = np.array([[1.0, 3.0, 3.0, 0.0]], np.float32)
+    z = np.zeros((1, 1), np.float32)
+    assert [ranks(z, np.array([c]), lambda z: logits)[0] for c in range(4)] == [2, 0, 1, 3]
+
+
+def test_default_dims_include_those_between():
+    assert dims_of(Nesting((8, 16, 32)), ()) == (8, 12, 16, 24, 32)
+    assert dims_of(Nesting((8, 16)), (16, 3)) == (3, 16)
+    with pytest.raises(ValueError, match=r"\[17\] are not in 1\.\.16"):
+        dims_of(Nesting((8, 16)), (17,))

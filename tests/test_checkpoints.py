@@ -1,0 +1,83 @@
+import json
+import logging
+
+import jax.numpy as jnp
+import pytest
+
+from mrl_jax import checkpoints
+
+STATE = {"a": jnp.arange(6.0), "b": {"c": jnp.ones((2, 3), jnp.int32)}}
+RUN = {"config": {"x": (1, 2)}, "evaluated": -1}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Steps 1 to 5 with two kept, and every fourth."""
+    directory = tmp_path / "checkpoints"
+    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=3)
+    for step in range(1, 6):
+        saver.save(step, STATE | {"a": STATE["a"] + step}, RUN)
+    saver.close()
+    return directory
+
+
+def test_retention_and_what_a_checkpoint_holds(saved):
+    assert checkpoints.steps(saved) == [5, 4, 3]
+    assert checkpoints.newest(saved) == 5
+    assert checkpoints.read_run(saved, 5) == {"step": 5, "config": {"x": [1, 2]}, "evaluated": -1}
+    loaded = checkpoints.load(saved, 4, STATE)
+    assert (loaded["a"] == STATE["a"] + 4).all()
+    assert loaded["b"]["c"].dtype == jnp.int32
+
+
+def test_no_folder_is_no_checkpoint(tmp_path):
+    assert checkpoints.newest(tmp_path / "none") is None
+
+
+def test_an_interrupted_save_is_passed_over_and_cleared(saved):
+    (saved / "5" / checkpoints.MANIFEST).unlink()
+    assert checkpoints.newest(saved) == 4
+    checkpoints.set_aside(saved, 4)
+    assert checkpoints.steps(saved) == [4, 3]
+    assert not (saved.parent / "damaged").exists()
+
+
+def test_only_interrupted_saves_is_no_checkpoint(saved):
+    for step in checkpoints.steps(saved):
+        (saved / str(step) / checkpoints.MANIFEST).unlink()
+    assert checkpoints.newest(saved) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 5}'])
+def test_a_damaged_manifest_is_damage(saved, text, caplog):
+    (saved / "5" / checkpoints.MANIFEST).write_text(text)
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    checkpoints.set_aside(saved, 4)
+    assert (saved.parent / "damaged" / "5").exists()
+
+
+def test_all_damaged_is_an_error(saved):
+    for step in checkpoints.steps(saved):
+        (saved / str(step) / checkpoints.MANIFEST).write_text("{}")
+    with pytest.raises(checkpoints.DamagedError, match="new --workdir"):
+        checkpoints.newest(saved)
+
+
+def test_every_file_is_covered_by_the_manifest(saved):
+    listed = json.loads((saved / "5" / checkpoints.MANIFEST).read_text())["files"]
+    files = {p.relative_to(saved / "5").as_posix() for p in (saved / "5").rglob("*") if p.is_file()}
+    assert files == {*listed, checkpoints.MANIFEST}
+    assert any(name.startswith("state/") for name in listed)
+
+
+def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write_manifest", full)
+    saver = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=2, keep_period=0)
+    saver.save(1, STATE, RUN)
+    with pytest.raises(RuntimeError, match=r"No space left.*make room"):
+        saver.close()
+    assert checkpoints.newest(tmp_path / "checkpoints") is None

@@ -1,0 +1,92 @@
+"""The dependency directions of the package."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "mrl_jax"
+COMMANDS = {"train", "evaluate"}
+# What a module may import of the package, by its first path component; a command may import anything but a command.
+FOUNDATION = {"nesting", "choices", "trees"}
+ALLOWED = {
+    "nesting": set(),
+    "choices": set(),
+    "trees": set(),
+    "flops": set(),
+    "profiling": set(),
+    "distributed": set(),
+    "checkpoints": set(),
+    "writers": set(),
+    "commands": set(),
+    "losses": FOUNDATION,
+    "models": FOUNDATION,
+    "data": FOUNDATION,
+    "evals": FOUNDATION,
+    "optim": FOUNDATION,
+    "sharding": FOUNDATION,
+    "config": FOUNDATION,
+    "objectives": FOUNDATION | {"losses"},
+    "step": FOUNDATION | {"losses"},
+    "progress": FOUNDATION,
+    "metrics": {"progress", "writers"},
+    "results": FOUNDATION | {"writers"},
+    "report": {"results", "writers"},
+    "workdir": {"config", "writers"},
+    "parts": FOUNDATION | {"config", "data", "evals", "models", "objectives", "optim", "sharding", "step"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def component(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules():
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def test_dependency_directions():
+    for path in modules():
+        name = component(path)
+        known = {component(p) for p in modules()}
+        found = {m.split(".")[1] for m in imports(path) if m.startswith("mrl_jax.")} & known - {name}
+        if name in COMMANDS:
+            assert not found & COMMANDS, path
+        else:
+            assert found <= ALLOWED[name], f"{path} imports {found - ALLOWED[name]}"
+
+
+def test_nothing_imports_configs_or_experiments():
+    for path in modules():
+        assert not any(m.split(".")[0] in ("configs", "experiments", "tests") for m in imports(path)), path
+
+
+def test_each_outside_library_has_its_one_door():
+    doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
+    doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
+    for path in modules():
+        for module in imports(path):
+            top = module.split(".")[0]
+            assert component(path) in doors.get(top, {component(path)}), f"{path} imports {top}"
+
+
+def test_the_loop_knows_no_backbone_loss_or_evaluator():
+    for name in ("train.py", "step.py"):
+        text = (PACKAGE / name).read_text()
+        for word in ("resnet", "vit", "softmax", "knn", "classification", "icons"):
+            assert word not in text.lower(), f"{name} names {word}"
+
+
+def test_tensorflow_is_never_imported():
+    code = "import sys, mrl_jax.train, mrl_jax.evaluate; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
