@@ -1,8 +1,10 @@
 """Start-up of several processes, and an end that all of them agree on."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import jax
 from absl import logging
@@ -39,6 +41,33 @@ def initialize(multihost: str = "auto") -> None:
 def _in_cluster() -> bool:
     tasks = max(int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Turns the runtime's error about a process that is gone into one that says what to do.
+
+    Raises:
+      LostProcessError: in place of it.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not any(word in str(error) for word in _GONE):
+            raise
+        raise LostProcessError(
+            f"process {jax.process_index()} lost another process of this run, so it ends as well (see that one's log; "
+            f"here: {str(error).splitlines()[0][:200]}). Run the same command on every host to continue from the last "
+            "checkpoint"
+        ) from error
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has died."""
+
+
+# What the collectives and the coordination service call a peer that does not answer.
+_GONE = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE", "Connection", "unhealthy")
 
 
 class Preemption:

@@ -29,7 +29,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
     """
     run = parts.assemble(config)
     workdir.claim(path, config)
-    with jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
+    with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
         state, step, evaluated = _restore(run, path)
         writer = writers.open_all(config.log, path, configs.to_json(config), first_step=step)
         stack.callback(writer.close)

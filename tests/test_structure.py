@@ -19,7 +19,7 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "writers": set(),
-    "commands": set(),
+    "commands": {"distributed"},
     "losses": FOUNDATION,
     "models": FOUNDATION,
     "data": FOUNDATION,
