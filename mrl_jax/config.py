@@ -131,7 +131,7 @@ def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: 
         if word in ("mrl", "mrl_e"):
             c.head = word
         elif word.startswith("ff=") and word[3:].isdigit():
-            c.head, c.nesting.dims = "ff", (int(word[3:]),)
+            c.head, c.nesting.dims, c.nesting.weights = "ff", (int(word[3:]),), ()
         elif word == "debug":
             debug(c, size=size, channels=channels)
         else:

@@ -1,0 +1,74 @@
+"""The quickstart against fixed-feature models of the same budget, one per dim, over several seeds.
+
+python -m experiments.quickstart --workdir=runs/quickstart --seeds=0,1,2
+
+Trains every run by the command a user types (a finished or interrupted one is continued), writes
+experiments/results/quickstart.json and quickstart.png, and prints the table.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from mrl_jax import results
+from mrl_jax.nesting import Nesting
+
+CONFIG = "configs/quickstart.py"
+DIMS = Nesting.halving(256, 8).dims
+METRICS = ("classification top1", "knn top1")
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where the runs go.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run of every model per seed.")
+OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
+
+
+def run(mode: str, seed: str) -> dict[str, dict[int, float]]:
+    """Trains one model and returns its curves."""
+    workdir = pathlib.Path(WORKDIR.value) / f"{mode.replace('=', '')}_seed{seed}"
+    command = ["mrl_jax.train", f"--config={CONFIG}:{mode}", f"--config.seed={seed}", f"--workdir={workdir}"]
+    subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
+    return results.curves({name: found["values"] for name, found in results.read(workdir).items()})
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Percent: mean over seeds, and the sample standard deviation."""
+    percent = 100 * np.array(values)
+    return {"mean": round(percent.mean(), 2), "std": round(percent.std(ddof=1) if len(percent) > 1 else 0.0, 2)}
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    del argv
+    mrl = [run("mrl", seed) for seed in SEEDS.value]
+    ff = {dim: [run(f"ff={dim}", seed) for seed in SEEDS.value] for dim in DIMS}
+    rows = []
+    for metric in METRICS:
+        for dim in DIMS:
+            ours, theirs = summary([c[metric][dim] for c in mrl]), summary([c[metric][dim] for c in ff[dim]])
+            rows.append({"metric": metric, "dim": dim, "mrl": ours, "ff": theirs})
+            print(f"{metric:20s} {dim:4d}  MRL {ours['mean']:5.2f} +- {ours['std']:4.2f}  FF {theirs['mean']:5.2f}")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    record = {
+        "command": f"python -m experiments.quickstart --seeds={','.join(SEEDS.value)}",
+        "config": CONFIG,
+        "commit": commit,
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
+        "unit": "percent of the 1,120 test images",
+        "rows": rows,
+    }
+    out = pathlib.Path(OUT.value)
+    (out / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
+    first = {name: {f"{m}@{d}": v for d, v in mrl[0][f"{name} {m}"].items()} for name, m in map(str.split, METRICS)}
+    beside = [("", metric, dim, ff[dim][0][metric][dim]) for metric in METRICS for dim in DIMS]
+    results.plot(out / "quickstart.png", first, Nesting(DIMS), beside)
+
+
+if __name__ == "__main__":
+    app.run(main)
