@@ -12,7 +12,10 @@ BATCH = 1024
 
 
 class Classification:
-    """Top-1 and top-5 accuracy of the model's own heads on a split."""
+    """Top-1 and top-5 accuracy of the model's own heads on a split.
+
+    Dims that were not trained see the mean embedding of the split (no label of it) in place of what they leave out.
+    """
 
     def __init__(self, *, split: str = "test", dims: tuple[int, ...] = ()):
         """Evaluates `split` at `dims`; by default at every trained dim and one in between each two."""
@@ -21,9 +24,12 @@ class Classification:
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`, fractions of the split."""
         features = store(self._split)
+        mean_D = features.z_NxD.mean(axis=0)
         for dim in dims_of(store.nesting, self._dims):
             rank = ranks(
-                features.z_NxD, features.label_N, lambda z, dim=dim: store.logits(z, store.head, store.nesting, dim)
+                features.z_NxD,
+                features.label_N,
+                lambda z, dim=dim: store.logits(z, store.head, store.nesting, dim, mean_D),
             )
             yield f"top1@{dim}", float(np.mean(rank < 1))
             yield f"top5@{dim}", float(np.mean(rank < 5))

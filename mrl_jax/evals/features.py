@@ -36,7 +36,7 @@ class FeatureStore:
           variables: the model's variables.
           batches: one pass over a split: host batches with `image`, `label`, `mask`.
           to_devices: puts a host batch on the devices.
-          logits: `(z, head, nesting, dim) -> (B, C)` logits of any dim.
+          logits: `(z, head, nesting, dim, mean) -> (B, C)` logits of any dim.
           nesting: the dims that were trained.
         """
         self._embed, self._variables, self._batches, self._to_devices = embed, variables, batches, to_devices

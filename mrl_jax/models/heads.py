@@ -65,17 +65,21 @@ def check(head: str, nesting: Nesting, embed_dim: int) -> None:
         )
 
 
-def logits(z_BxD: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting, dim: int) -> jax.Array:
+def logits(
+    z_BxD: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting, dim: int, mean_D: jax.Array | None = None
+) -> jax.Array:
     """The logits (B, C), float32, of the first `dim` features.
 
-    A trained dim has its own head. Dims between (MRL, section 4.2) take the first `dim` rows of the next larger trained
-    head and its bias; with a tied head that is the same kernel for every dim.
+    A trained dim has its own head. Dims between (MRL, section 4.2) take the next larger trained head, and the mean in
+    place of the features beyond `dim` that it reads: that head expects them, and zeros would shift every class. A tied
+    head serves every dim by the first rows of its kernel, as it was trained to.
 
     Args:
       z_BxD: the embedding, not normalised.
       out: the named tensors that came with it, of which the `head/...` ones are read.
       nesting: the nesting that the head was built with.
       dim: number of features to use.
+      mean_D: the mean embedding, for dims between those of independent heads; None for zeros.
 
     Raises:
       ValueError: if dim is not in 1..D.
@@ -83,6 +87,9 @@ def logits(z_BxD: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting, dim
     if not 1 <= dim <= z_BxD.shape[-1]:
         raise ValueError(f"dim={dim} is not in 1..{z_BxD.shape[-1]}, the size of the embedding")
     suffix = "" if "head/kernel" in out else f"_{min(m for m in nesting.dims if m >= dim)}"
-    kernel_dxC = out[f"head/kernel{suffix}"][:dim].astype(z_BxD.dtype)
+    kernel = out[f"head/kernel{suffix}"]
     bias_1xC = out[f"head/bias{suffix}"][None, :].astype(jnp.float32)
+    if suffix and mean_D is not None:
+        bias_1xC += jnp.dot(mean_D[None, dim : len(kernel)], kernel[dim:], preferred_element_type=jnp.float32)
+    kernel_dxC = kernel[:dim].astype(z_BxD.dtype)
     return jnp.dot(z_BxD[:, :dim], kernel_dxC, preferred_element_type=jnp.float32) + bias_1xC

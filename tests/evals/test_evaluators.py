@@ -22,7 +22,7 @@ def store(z, label, counter=None, mask=None):
         for i in range(0, len(z), 3):
             yield {"image": z[i : i + 3], "label": label[i : i + 3], "mask": real[i : i + 3]}
 
-    def logits(z, head, nesting, dim):
+    def logits(z, head, nesting, dim, mean):
         return z[:, :dim] @ head["head/kernel"][:dim]
 
     return FeatureStore(embed, None, batches, lambda batch: batch, logits, NESTING)

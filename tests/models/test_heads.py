@@ -94,3 +94,14 @@ def test_the_fixed_feature_head_has_one_dim_that_may_be_smaller():
 def test_an_unknown_head_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"head='mrl-e' is not one of .*did you mean 'mrl_e'"):
         heads.check("mrl-e", NESTING, 16)
+
+
+def test_the_mean_stands_in_for_features_that_an_untrained_dim_leaves_out():
+    out, z = head_out("mrl"), embedding()
+    mean = np.arange(z.shape[1], dtype=np.float32)
+    low, high = NESTING.dims[0], NESTING.dims[1]
+    between = (low + high) // 2
+    filled = np.concatenate([z[:, :between], np.broadcast_to(mean[between:high], (len(z), high - between))], axis=1)
+    expected = filled @ out[f"head/kernel_{high}"] + out[f"head/bias_{high}"][None, :]
+    np.testing.assert_allclose(heads.logits(z, out, NESTING, between, mean), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(heads.logits(z, out, NESTING, high, mean), heads.logits(z, out, NESTING, high))
