@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.checks import check_head, check_targets
-from mrl_jax.losses.chunks import Tile, plan_visit
-from mrl_jax.losses.core import Plan, nested
+from mrl_jax.losses.chunks import Tile
+from mrl_jax.losses.core import make_plan, nested
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -22,11 +22,11 @@ class Binary(NamedTuple):
     def update(self, stats, logits, targets, tile: Tile):
         """Adds the terms of a chunk."""
         t = tile.cut(targets).astype(jnp.float32)
-        return stats + jnp.stack([(jax.nn.softplus(a) - t * a).sum(axis=-1) for a in logits])
+        return stats + (jax.nn.softplus(logits) - t * logits).sum(axis=1)
 
     def finish(self, stats, plan, z_BxD, head):
         """Merges the shards of the classes."""
-        return stats.sum(axis=-1), None, None
+        return plan.sum(stats), None, None
 
     def residual(self, logits, saved, targets, tile: Tile):
         """sigmoid - target."""
@@ -57,5 +57,4 @@ def nested_binary(
     """
     head = check_head(z_BxD, [kernel_DxC], [bias_C], nesting, tied=True)
     check_targets(targets_BxC, (z_BxD.shape[0], kernel_DxC.shape[1]))
-    visit = plan_visit(kernel_DxC.shape[1], z_BxD.shape[0], len(nesting), chunk)
-    return nested(Plan(Binary(), nesting, True, visit), z_BxD, head, targets_BxC)
+    return nested(make_plan(Binary(), nesting, z_BxD.shape[0], head, chunk), z_BxD, head, targets_BxC)

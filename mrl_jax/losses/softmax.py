@@ -4,17 +4,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mrl_jax.losses.checks import check_head, check_labels, check_smoothing
-from mrl_jax.losses.chunks import Tile, plan_visit
-from mrl_jax.losses.core import Head, Plan, nested
+from mrl_jax.losses.chunks import Tile
+from mrl_jax.losses.core import Head, Plan, make_plan, nested
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
 
 class _Statistics(NamedTuple):
-    """Of the logits seen so far, each (G, B, K): a maximum, the sum of exponentials below it, the label's logit."""
+    """Of the logits seen so far, each (G, B): a maximum, the sum of exponentials below it, the label's logit."""
 
     rival: jax.Array
     sumexp: jax.Array
@@ -25,15 +24,22 @@ def _rivals(logits: jax.Array, before_label: jax.Array) -> jax.Array:
     """The logits, one float higher for classes before the label: the label is ranked first if none exceeds its own.
 
     One maximum then serves both the softmax, which any value near the largest logit keeps in range, and the rank, with
-    ties going to the lower class as in argmax. The tiny normal number keeps a zero from rounding back (flush to zero).
+    ties going to the lower class as in argmax. 0.6 of the spacing of floats rounds to one step for every mantissa,
+    and a sum and a product are what the compiler fuses into the maximum, unlike `nextafter`.
+
+    Args:
+      logits: (B, c).
+      before_label: (B, c), 1.0 for classes before the label of the row, else 0.0.
     """
-    return jnp.where(before_label, lax.nextafter(logits, jnp.inf) + jnp.finfo(jnp.float32).tiny, logits)
+    step = jnp.finfo(jnp.float32)
+    return logits + before_label * (0.6 * step.eps * jnp.abs(logits) + step.tiny)
 
 
 class Softmax(NamedTuple):
     """The criterion -sum over c of target_c log softmax(logits)_c, target = (1 - s) onehot(label) + s/C."""
 
     label_smoothing: float
+    n_classes: int
 
     def start(self, shape):
         """No class seen."""
@@ -41,46 +47,46 @@ class Softmax(NamedTuple):
 
     def update(self, stats, logits, targets, tile: Tile):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
-        position = tile.position(targets)[..., None]
-        before = jnp.arange(tile.size)[None, None] < position
-        rival = jnp.stack([_rivals(a, before).max(axis=-1) for a in logits])
-        rival = jnp.maximum(stats.rival, rival)
-        sumexp = jnp.stack([jnp.exp(a - rival[g][..., None]).sum(axis=-1) for g, a in enumerate(logits)])
-        inside = ((position >= 0) & (position < tile.size))[..., 0]
-        label = jnp.stack([jnp.take_along_axis(a, position, axis=-1, mode="clip")[..., 0] for a in logits])
+        position = tile.position(targets)
+        rivals = _rivals(logits, jnp.arange(tile.size)[None] < position)
+        rival = jnp.maximum(stats.rival, rivals.max(axis=1))
+        sumexp = jnp.exp(logits - rival[:, None]).sum(axis=1)
+        label = jnp.take_along_axis(logits, position, axis=1, mode="clip")
+        inside = (position >= 0) & (position < tile.size)
         return _Statistics(
             rival,
             stats.sumexp * jnp.exp(stats.rival - rival) + sumexp,
-            jnp.where(inside[None], label, stats.label),
+            jnp.where(inside, label, stats.label[:, None])[:, 0],
         )
 
-    def finish(self, stats, plan, z_BxD, head):
+    def finish(self, stats, plan: Plan, z_BxD, head):
         """Merges the shards of the classes; saves the log-sum-exp."""
-        rival, label = stats.rival.max(axis=-1), stats.label.max(axis=-1)
-        sumexp = (stats.sumexp * jnp.exp(stats.rival - rival[..., None])).sum(axis=-1)
-        lse = rival + jnp.log(sumexp)
+        rival, label = plan.max(stats.rival), plan.max(stats.label)
+        lse = rival + jnp.log(plan.sum(stats.sumexp * jnp.exp(stats.rival - rival)))
         expected = label
         if self.label_smoothing:
-            mean = _mean_logits(plan, z_BxD, head)
-            expected = (1 - self.label_smoothing) * label + self.label_smoothing * mean
+            expected = (1 - self.label_smoothing) * label + self.label_smoothing * _mean_logits(plan, z_BxD, head)
         return lse - expected, label >= rival, lse
 
     def residual(self, logits, saved, targets, tile: Tile):
         """softmax - target."""
-        onehot = tile.position(targets)[..., None] == jnp.arange(tile.size)[None, None]
-        target = jnp.where(onehot, 1 - self.label_smoothing, 0.0) + self.label_smoothing / tile.visit.n_classes
-        return jnp.exp(logits - saved[:, None, None]) - target
+        onehot = tile.position(targets) == jnp.arange(tile.size)[None]
+        target = jnp.where(onehot, 1 - self.label_smoothing, 0.0) + self.label_smoothing / self.n_classes
+        return jnp.exp(logits - saved[:, None]) - target
 
 
 def _mean_logits(plan: Plan, z_BxD: jax.Array, head: Head) -> jax.Array:
     """The mean over classes of each level's logits, (G, B), by linearity: the logit of the mean kernel column."""
-    columns = [k.mean(axis=1, dtype=jnp.float32) for k in head.kernels]
-    means = []
-    for g, (i, low, high) in enumerate(plan.blocks):
-        before = means[-1] if plan.tied and g else head.biases[i].mean(dtype=jnp.float32)
-        product = jnp.dot(z_BxD[:, low:high].astype(jnp.float32), columns[i][low:high])
-        means.append(before + product)
-    return jnp.stack(means)
+    columns = [plan.sum(kernel.sum(axis=1, dtype=jnp.float32)) for kernel in head.kernels]
+    means, mean = [], None
+    for run in plan.runs:
+        if mean is None or not plan.tied:
+            mean = jnp.broadcast_to(plan.sum(head.biases[run.kernel].sum(dtype=jnp.float32)), z_BxD.shape[:1])
+        column = columns[run.kernel][run.low : run.low + run.count * run.width].reshape(run.count, run.width)
+        blocks = jnp.einsum("nbw,nw->nb", run.columns(z_BxD).astype(jnp.float32), column)
+        means.append(mean[None] + jnp.cumsum(blocks, axis=0))
+        mean = means[-1][-1]
+    return jnp.concatenate(means) / plan.n_classes
 
 
 def nested_softmax(
@@ -122,10 +128,11 @@ def nested_softmax_untied(
     label_smoothing: float = 0.0,
     chunk: int | None = None,
 ) -> NestedLoss:
-    """Nested softmax cross-entropy with one head per dim (MRL): logits of dim m_g are z[:, :m_g] @ kernels[g] + biases[g].
+    """Nested softmax cross-entropy with one head per dim (MRL): logits of dim m_g are z[:, :m_g] @ kernels[g] +
+    biases[g].
 
-    As `nested_softmax`, save that kernels[g] is (m_g, C) and biases[g] (C,) or None. Heads that share no weight share no
-    product either: the cost is that of the sum of the dims.
+    As `nested_softmax`, save that kernels[g] is (m_g, C) and biases[g] (C,) or None. Heads that share no weight share
+    no product either: the cost is that of the sum of the dims.
     """
     return _softmax(z_BxD, list(kernels), list(biases), labels_B, nesting, label_smoothing, chunk, tied=False)
 
@@ -134,5 +141,5 @@ def _softmax(z, kernels, biases, labels, nesting, label_smoothing, chunk, tied) 
     head = check_head(z, kernels, biases, nesting, tied)
     check_labels(labels, z.shape[0])
     check_smoothing(label_smoothing)
-    visit = plan_visit(head.kernels[0].shape[1], z.shape[0], len(nesting), chunk)
-    return nested(Plan(Softmax(float(label_smoothing)), nesting, tied, visit), z, head, labels)
+    criterion = Softmax(float(label_smoothing), head.kernels[0].shape[1])
+    return nested(make_plan(criterion, nesting, z.shape[0], head, chunk), z, head, labels)
