@@ -22,7 +22,7 @@ class Binary(NamedTuple):
     def update(self, stats, logits, targets, tile: Tile):
         """Adds the terms of a chunk."""
         t = tile.cut(targets).astype(jnp.float32)
-        return stats + (jax.nn.softplus(logits) - t * logits).sum(axis=1)
+        return stats + jnp.stack([(jax.nn.softplus(a) - t * a).sum(axis=1) for a in logits])
 
     def finish(self, stats, plan, z_BxD, head):
         """Merges the shards of the classes."""

@@ -41,50 +41,19 @@ SPLIT = Head(P(None, CLASS_AXIS), P(CLASS_AXIS))
 
 
 class Criterion(Protocol):
-    """What a loss does with the logits of one level in one chunk, (B, c) float32; hashable."""
+    """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice."""
 
     def start(self, shape: tuple[int, int]):
-        """The statistics of every level before any class is seen, each (G, B)."""
+        """S before any class is seen, from (G, B)."""
 
-    def update(self, stats, logits_Bxc: jax.Array, targets: jax.Array, tile: Tile):
-        """One level's statistics, each (B,), after a chunk."""
+    def update(self, stats, logits: list[jax.Array], targets: jax.Array, tile: Tile):
+        """S after a chunk, from its logits: G arrays (B, c), float32."""
 
     def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head):
         """Per-example losses (G, B), `correct` (G, B) or None, and what `residual` needs: (G, ...) or None."""
 
     def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile) -> jax.Array:
         """P - Y: the derivative of one level's per-example loss by its logits."""
-
-
-class Run(NamedTuple):
-    """Consecutive levels whose blocks have one width: a scan visits them, however many. Untied levels run alone."""
-
-    kernel: int
-    first: int
-    count: int
-    low: int
-    width: int
-
-    def columns(self, z_BxD: jax.Array) -> jax.Array:
-        """The blocks of z, (count, B, width)."""
-        z = z_BxD[:, self.low : self.low + self.count * self.width]
-        return z.reshape(z.shape[0], self.count, self.width).swapaxes(0, 1)
-
-    def rows(self, kernel_DxC: jax.Array, tile: Tile) -> jax.Array:
-        """The blocks of the kernel in one chunk, (count, width, c)."""
-        rows = tile.cut(kernel_DxC, self.low, self.low + self.count * self.width)
-        return rows.reshape(self.count, self.width, tile.size)
-
-    def levels(self, x):
-        """The part of a (G, ...) tree that belongs to this run."""
-        return jax.tree.map(lambda leaf: leaf[self.first : self.first + self.count], x)
-
-    def scan(self, f, carry, xs, reverse: bool = False):
-        """`lax.scan` over the levels of the run; a single level is not worth a loop."""
-        if self.count > 1:
-            return lax.scan(f, carry, xs, reverse=reverse)
-        carry, ys = f(carry, jax.tree.map(lambda x: x[0], xs))
-        return carry, jax.tree.map(lambda y: y[None], ys)
 
 
 class Plan(NamedTuple):
@@ -98,18 +67,14 @@ class Plan(NamedTuple):
     chunk: int
 
     @property
-    def runs(self) -> list[Run]:
-        """The levels, in order."""
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Per level: the kernel that it reads, the first and the past-the-last feature that it adds."""
         dims = self.nesting.dims
-        if not self.tied:
-            return [Run(g, g, 1, 0, m) for g, m in enumerate(dims)]
-        runs = []
-        for g, (low, high) in enumerate(zip((0, *dims), dims)):
-            if runs and runs[-1].width == high - low:
-                runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
-            else:
-                runs.append(Run(0, g, 1, low, high - low))
-        return runs
+        return [(0, low, high) if self.tied else (g, 0, high) for g, (low, high) in enumerate(zip((0, *dims), dims))]
+
+    def split(self, z: jax.Array) -> list[jax.Array]:
+        """The features that each level adds; cut once, outside of the loop over the classes."""
+        return [z[:, low:high] for _, low, high in self.blocks]
 
     def fold(self, step, carry):
         """`step(carry, tile)` over the classes at hand."""
@@ -151,24 +116,18 @@ def _dot(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
     return lax.dot_general(x, y, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _visit(plan: Plan, columns: list[jax.Array], head: Head, tile: Tile, see, xs: list) -> list:
-    """`see(logits_Bxc, x)` at every level, per run stacked: the prefix sum over levels, x from the run's (count,
-    ...).
-    """
-    seen, logits = [], None
-    for run, z, x in zip(plan.runs, columns, xs):
+def _unwritten(x: jax.Array) -> jax.Array:
+    """An array like x that the chunks will fill: zeros would be one more pass over the memory of the kernel."""
+    return lax.empty(x.shape, x.dtype)
 
-        def level(logits, args):
-            z, w, x = args
-            logits = logits + _dot(z, w, (1, 0))
-            return logits, see(logits, x)
 
-        if logits is None or not plan.tied:
-            bias = tile.cut(head.biases[run.kernel]).astype(jnp.float32)
-            logits = jnp.broadcast_to(bias[None], (z.shape[1], tile.size))
-        logits, ys = run.scan(level, logits, (z, run.rows(head.kernels[run.kernel], tile), x))
-        seen.append(ys)
-    return seen
+def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile) -> list[jax.Array]:
+    """The logits of a chunk at every level: G arrays (B, c), float32."""
+    logits = []
+    for g, (i, low, high) in enumerate(plan.blocks):
+        before = logits[-1] if plan.tied and g else tile.cut(head.biases[i]).astype(jnp.float32)[None]
+        logits.append(before + _dot(z_blocks[g], tile.cut(head.kernels[i], low, high), (1, 0)))
+    return logits
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -181,19 +140,15 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     """The loss, and what the backward pass needs."""
 
     def local(z, head, targets):
-        columns = [run.columns(z) for run in plan.runs]
+        z_blocks = plan.split(z)
 
         def step(stats, tile):
-            def see(logits, stats):
-                return plan.criterion.update(stats, logits, targets, tile)
-
-            seen = _visit(plan, columns, head, tile, see, [run.levels(stats) for run in plan.runs])
-            return jax.tree.map(lambda *s: jnp.concatenate(s), *seen)
+            return plan.criterion.update(stats, _logits(plan, z_blocks, head, tile), targets, tile)
 
         stats = plan.fold(step, plan.criterion.start((len(plan.nesting), z.shape[0])))
-        return plan.criterion.finish(stats, plan, z, head), None
+        return plan.criterion.finish(stats, plan, z, head)
 
-    (loss_GxB, correct_GxB, saved), _ = plan.over_shards(local, z, head, targets)
+    loss_GxB, correct_GxB, saved = plan.over_shards(local, z, head, targets, returns=P())
     per_dim = loss_GxB.mean(axis=1)
     total = sum(w * per_dim[g] for g, w in enumerate(plan.nesting.weights))
     return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, saved)
@@ -202,55 +157,31 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):
     """The gradients by z and head."""
     z, head, targets, saved = residuals
-    scales = jnp.asarray(plan.nesting.weights, jnp.float32) * (cotangent.total / z.shape[0])
+    scales = jnp.stack([cotangent.total * (w / z.shape[0]) for w in plan.nesting.weights])
 
     def local(z, head, saved, scales, targets):
-        columns = [run.columns(z) for run in plan.runs]
+        z_blocks = plan.split(z)
 
         def step(carry, tile):
-            dz, grads = carry
-            logits = _visit(plan, columns, head, tile, lambda logits, _: logits, [None] * len(plan.runs))
-            return _pull(plan, columns, head, tile, logits, saved, scales, targets, dz, grads)
+            dz, kernels, biases = carry[0], *map(list, carry[1])
+            logits, r = _logits(plan, z_blocks, head, tile), None
+            for g, (i, low, high) in reversed(list(enumerate(plan.blocks))):
+                level = jax.tree.map(lambda s, g=g: s[g], saved)
+                own = scales[g] * plan.criterion.residual(logits[g], level, targets, tile)
+                r = own if r is None or not plan.tied else r + own
+                rounded = r.astype(head.kernels[i].dtype)
+                product = _dot(rounded, tile.cut(head.kernels[i], low, high), (1, 1))
+                dz = lax.dynamic_update_slice(dz, dz[:, low:high] + product, (0, low))
+                kernels[i] = tile.put(kernels[i], _dot(z_blocks[g], rounded, (0, 0)), low)
+                if g == 0 or not plan.tied:
+                    biases[i] = tile.put(biases[i], r.sum(axis=0))
+            return dz, Head(tuple(kernels), tuple(biases))
 
-        dz = [jnp.zeros(c.shape, jnp.float32) for c in columns]
-        dz, grads = plan.fold(step, (dz, jax.tree.map(jnp.zeros_like, head)))
-        return plan.sum(_gather(plan, dz, z.shape)), grads
+        dz, grads = plan.fold(step, (jnp.zeros(z.shape, jnp.float32), jax.tree.map(_unwritten, head)))
+        return plan.sum(dz), grads
 
-    dz, grads = plan.over_shards(local, z, head, saved, scales, targets)
+    dz, grads = plan.over_shards(local, z, head, saved, scales, targets, returns=(P(), SPLIT))
     return dz.astype(z.dtype), grads, None
-
-
-def _pull(plan, columns, head, tile, logits, saved, scales, targets, dz, grads):
-    """Adds one chunk to dz (per run) and puts its columns of the kernels' and biases' gradients: the suffix sum."""
-    dz, kernels, biases, r = list(dz), list(grads.kernels), list(grads.biases), None
-
-    def level(r, args):
-        logits, z, w, saved, scale = args
-        r = r + scale * plan.criterion.residual(logits, saved, targets, tile)
-        rounded = r.astype(w.dtype)
-        return r, (_dot(rounded, w, (1, 1)), _dot(z, rounded, (0, 0)))
-
-    for n, run in reversed(list(enumerate(plan.runs))):
-        i = run.kernel
-        if r is None or not plan.tied:
-            r = jnp.zeros(logits[n].shape[1:], jnp.float32)
-        xs = (logits[n], columns[n], run.rows(head.kernels[i], tile), run.levels(saved), run.levels(scales))
-        r, (dz_blocks, rows) = run.scan(level, r, xs, reverse=True)
-        dz[n] = dz[n] + dz_blocks
-        kernels[i] = tile.put(kernels[i], rows.reshape(-1, tile.size), run.low)
-        if n == 0 or not plan.tied:
-            biases[i] = tile.put(biases[i], r.sum(axis=0))
-    return dz, Head(tuple(kernels), tuple(biases))
-
-
-def _gather(plan: Plan, blocks: list[jax.Array], shape: tuple[int, int]) -> jax.Array:
-    """Blocks (count, B, width) of every run, summed into (B, D)."""
-    whole = jnp.zeros(shape, jnp.float32)
-    for run, block in zip(plan.runs, blocks):
-        end = run.low + run.count * run.width
-        part = block.swapaxes(0, 1).reshape(shape[0], -1)
-        whole = whole + jnp.pad(part, ((0, 0), (run.low, shape[1] - end)))
-    return whole
 
 
 nested.defvjp(_forward, _backward)

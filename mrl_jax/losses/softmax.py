@@ -48,15 +48,15 @@ class Softmax(NamedTuple):
     def update(self, stats, logits, targets, tile: Tile):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
         position = tile.position(targets)
-        rivals = _rivals(logits, jnp.arange(tile.size)[None] < position)
-        rival = jnp.maximum(stats.rival, rivals.max(axis=1))
-        sumexp = jnp.exp(logits - rival[:, None]).sum(axis=1)
-        label = jnp.take_along_axis(logits, position, axis=1, mode="clip")
-        inside = (position >= 0) & (position < tile.size)
+        before = (jnp.arange(tile.size)[None] < position).astype(jnp.float32)
+        rival = jnp.maximum(stats.rival, jnp.stack([_rivals(a, before).max(axis=1) for a in logits]))
+        sumexp = jnp.stack([jnp.exp(a - rival[g][:, None]).sum(axis=1) for g, a in enumerate(logits)])
+        inside = ((position >= 0) & (position < tile.size))[:, 0]
+        label = jnp.stack([jnp.take_along_axis(a, position, axis=1, mode="clip")[:, 0] for a in logits])
         return _Statistics(
             rival,
             stats.sumexp * jnp.exp(stats.rival - rival) + sumexp,
-            jnp.where(inside, label, stats.label[:, None])[:, 0],
+            jnp.where(inside[None], label, stats.label),
         )
 
     def finish(self, stats, plan: Plan, z_BxD, head):
@@ -77,16 +77,13 @@ class Softmax(NamedTuple):
 
 def _mean_logits(plan: Plan, z_BxD: jax.Array, head: Head) -> jax.Array:
     """The mean over classes of each level's logits, (G, B), by linearity: the logit of the mean kernel column."""
-    columns = [plan.sum(kernel.sum(axis=1, dtype=jnp.float32)) for kernel in head.kernels]
-    means, mean = [], None
-    for run in plan.runs:
-        if mean is None or not plan.tied:
-            mean = jnp.broadcast_to(plan.sum(head.biases[run.kernel].sum(dtype=jnp.float32)), z_BxD.shape[:1])
-        column = columns[run.kernel][run.low : run.low + run.count * run.width].reshape(run.count, run.width)
-        blocks = jnp.einsum("nbw,nw->nb", run.columns(z_BxD).astype(jnp.float32), column)
-        means.append(mean[None] + jnp.cumsum(blocks, axis=0))
-        mean = means[-1][-1]
-    return jnp.concatenate(means) / plan.n_classes
+    columns = [plan.sum(k.sum(axis=1, dtype=jnp.float32)) / plan.n_classes for k in head.kernels]
+    means = []
+    for g, (i, low, high) in enumerate(plan.blocks):
+        before = means[-1] if plan.tied and g else plan.sum(head.biases[i].sum(dtype=jnp.float32)) / plan.n_classes
+        product = jnp.dot(z_BxD[:, low:high].astype(jnp.float32), columns[i][low:high])
+        means.append(before + product)
+    return jnp.stack(means)
 
 
 def nested_softmax(
