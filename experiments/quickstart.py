@@ -6,7 +6,6 @@ Trains every run by the command a user types (a finished or interrupted one is c
 experiments/results/quickstart.json and quickstart.png, and prints the table.
 """
 
-import json
 import os
 import pathlib
 import platform
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from mrl_jax import results
+from mrl_jax import results, writers
 from mrl_jax.nesting import Nesting
 
 CONFIG = "configs/quickstart.py"
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
         "rows": rows,
     }
     out = pathlib.Path(OUT.value)
-    (out / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
+    writers.write_json(out / "quickstart.json", record)
     first = {name: {f"{m}@{d}": v for d, v in mrl[0][f"{name} {m}"].items()} for name, m in map(str.split, METRICS)}
     beside = [("", metric, dim, ff[dim][0][metric][dim]) for metric in METRICS for dim in DIMS]
     results.plot(out / "quickstart.png", first, Nesting(DIMS), beside)

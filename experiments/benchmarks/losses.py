@@ -9,7 +9,6 @@ sum of dims.
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -23,6 +22,7 @@ import numpy as np
 from mrl_jax import losses
 from mrl_jax.losses import reference
 from mrl_jax.nesting import Nesting
+from mrl_jax.writers import write_json
 
 CASES = {
     "G7 tied": (512, 18000, Nesting.halving(768, 12), True),
@@ -114,8 +114,7 @@ def main():
         "cases": table,
     }
     if options.out:
-        with open(options.out, "w", encoding="utf-8") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
+        write_json(options.out, record)
 
 
 if __name__ == "__main__":
