@@ -97,11 +97,9 @@ def plot(
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     shown = {name: curve for name, curve in curves(values).items() if name.endswith("top1")}
     for name, curve in shown.items():
-        dims = sorted(curve)
-        (line,) = axes.plot(dims, [100 * curve[m] for m in dims], label=name, linewidth=1.5)
-        trained = [m for m in dims if m in nesting.dims]
-        axes.plot(trained, [100 * curve[m] for m in trained], "o", color=line.get_color())
-        others = [m for m in dims if m not in nesting.dims]
+        trained = [m for m in sorted(curve) if m in nesting.dims]
+        (line,) = axes.plot(trained, [100 * curve[m] for m in trained], "o-", label=name, linewidth=1.5)
+        others = [m for m in sorted(curve) if m not in nesting.dims]
         axes.plot(others, [100 * curve[m] for m in others], "o", color=line.get_color(), markerfacecolor="white")
         points = sorted((dim, 100 * value) for _, other, dim, value in beside if other == name)
         if points:
