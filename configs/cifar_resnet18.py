@@ -7,7 +7,7 @@
 flips.
 
 Expected: not known; the paper has no CIFAR run, and we have not run this one. Cost: 78,000 steps of 0.43 TFLOP
-(counted): 33 PFLOP, about 15 minutes on one A100 at 12 % of its peak.
+(counted): 33 PFLOP, an estimated 15 minutes on one A100 at 12 % of its peak.
 """
 
 import ml_collections

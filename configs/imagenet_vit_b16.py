@@ -7,7 +7,7 @@
 crops and flips only. Sharding: `--config.mesh.fsdp=8` splits parameters and optimizer state over 8 devices.
 
 Expected: not known; the paper trains its ViTs on JFT-300M and ALIGN, and we have not run this one.
-Cost: 112,603 steps of 108 TFLOP (counted): 12 EFLOP, about 9 hours on 8 x A100 at 45 % of their peak.
+Cost: 112,602 steps of 107 TFLOP (counted): 12 EFLOP, an estimated 3 hours on 8 x A100 at 45 % of their peak.
 """
 
 import ml_collections
