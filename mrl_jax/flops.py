@@ -56,11 +56,10 @@ def _of_equation(eqn: Any) -> int:
 
 def _of_convolution(eqn: Any) -> int:
     numbers = eqn.params["dimension_numbers"]
-    left, right, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    right, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
     # A transposed convolution inserts zeros between the inputs; products with those are not work.
     dilation = math.prod(eqn.params["lhs_dilation"])
     kernel = math.prod(right[d] for d in numbers.rhs_spec[2:]) * right[numbers.rhs_spec[1]]
-    del left
     return 2 * math.prod(out) * kernel // (dilation * eqn.params["batch_group_count"])
 
 

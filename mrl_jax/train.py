@@ -36,7 +36,9 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
         progress = Progress(config.total_steps, step, run.nesting, enabled=jax.process_index() == 0)
         stack.callback(progress.close)
         progress.say(_describe(run, state, step))
-        saver = checkpoints.Checkpoints(path / "checkpoints", **_retention(config))
+        saver = checkpoints.Checkpoints(
+            path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period
+        )
         stack.callback(saver.close)
         return _Loop(run, path, writer, progress, saver).run(state, step, evaluated)
 
@@ -147,10 +149,6 @@ class _Loop:
         if stopped:
             return f"Stopped at step {step} of {self._config.total_steps}, saved. Run the same command to continue."
         return f"Done: {step} updates. Results, plots and checkpoints are in {self._path}; see {self._path}/report.html"
-
-
-def _retention(config: ml_collections.ConfigDict) -> dict[str, int]:
-    return {"keep": config.checkpoint.keep, "keep_period": config.checkpoint.keep_period}
 
 
 def _describe(run: parts.Parts, state: State, step: int) -> str:
