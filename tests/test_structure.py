@@ -19,6 +19,7 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "writers": set(),
+    "weights": FOUNDATION,
     "commands": {"distributed"},
     "losses": FOUNDATION,
     "models": FOUNDATION,
@@ -74,6 +75,7 @@ def test_nothing_imports_configs_or_experiments():
 def test_each_outside_library_has_its_one_door():
     doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
     doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
+    doors |= {"safetensors": {"weights"}}
     for path in modules():
         for module in imports(path):
             top = module.split(".")[0]
