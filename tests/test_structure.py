@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"train", "evaluate", "convert"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "checkpoints": set(),
     "writers": set(),
     "weights": FOUNDATION,
+    "conversion": FOUNDATION | {"checkpoints", "config", "models", "weights"},
     "commands": {"distributed"},
     "losses": FOUNDATION,
     "models": FOUNDATION,
