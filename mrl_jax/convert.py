@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,11 @@ from mrl_jax.conversion import FORMATS, classifiers, runs, sources, torch_resnet
 from mrl_jax.conversion.request import Converted, Request
 
 SUFFIXES = (".safetensors", ".pt")
+# By the model's name: a config to train it with, and the options that the weights are of no use without.
+EXAMPLES = {
+    "resnet": ("configs/imagenet_resnet50.py", ("variant", "stem", "base_width", "blurpool")),
+    "vit": ("configs/imagenet_vit_b16.py", ("variant", "posemb", "pool", "norm_eps", "gelu")),
+}
 LAYOUTS = {
     "ours": "this project's weights file",
     "torchvision": "torchvision's names; nested heads as the MRL code stores them today",
@@ -131,13 +137,16 @@ def _describe(converted: Converted) -> str:
 
 def _farewell(dst: pathlib.Path, about: Mapping[str, Any], layout: str) -> str:
     wrote = f"Wrote {dst}: {LAYOUTS[layout]}, {dst.stat().st_size / 1e6:.1f} MB"
-    if layout == "ours":
-        config = {"resnet": "configs/imagenet_resnet50.py", "vit": "configs/imagenet_vit_b16.py"}[
-            about["model"]["name"]
-        ]
-        return f"{wrote}\nNext: python -m mrl_jax.train --config={config} --config.init.path={dst} --workdir=runs/NEW"
-    load = "torch.load({0!r}, weights_only=True)" if dst.suffix == ".pt" else "safetensors.torch.load_file({0!r})"
-    return f"{wrote}\nNext, in torch: model.load_state_dict({load.format(str(dst))})"
+    if layout != "ours":
+        load = "torch.load({0!r}, weights_only=True)" if dst.suffix == ".pt" else "safetensors.torch.load_file({0!r})"
+        return f"{wrote}\nNext, in torch: model.load_state_dict({load.format(str(dst))})"
+    config, options = EXAMPLES[about["model"]["name"]]
+    fields = {f"model.{option}": about["model"][option] for option in options}
+    fields |= {"data.mean": tuple(about["mean"]), "data.std": tuple(about["std"]), "init.path": dst}
+    if about["head"] == "none":
+        fields["init.skip"] = "^head/"
+    words = [f"--config={config}", *(f"--config.{field}={value}" for field, value in fields.items())]
+    return f"{wrote}\nNext: {shlex.join(['python', '-m', 'mrl_jax.train', *words, '--workdir=runs/NEW'])}"
 
 
 def _numbers(flag: str, words: list[str], kind: type) -> tuple:

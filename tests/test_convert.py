@@ -57,7 +57,8 @@ def test_a_run_becomes_a_weights_file(run, tmp_path):
     assert about["model"] == {**configs.resnet("10"), "base_width": 4, "blurpool": True}
     assert about["source"] == {"file": path.name, "format": "run", "step": 3}
     assert f"{trees.count(variables['params']):,} parameters" in text
-    assert "--config.init.path=" in text
+    assert f"--config.init.path={tmp_path}/w.safetensors" in text
+    assert "--config.model.base_width=4 --config.model.blurpool=True" in text
 
 
 def test_a_run_and_its_weights_file_become_the_same_state_dict(run, tmp_path):

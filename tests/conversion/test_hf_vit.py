@@ -88,6 +88,8 @@ def test_the_backbone_alone(tmp_path):
     assert set(variables["params"]) == {"backbone"}
     assert "pooler behind the class token was left out" in text
     assert "holds no classifier" in text
+    assert "--config.model.pool=tok --config.model.norm_eps=1e-12 --config.model.gelu=exact" in text
+    assert "'--config.init.skip=^head/'" in text
 
 
 def test_the_classifier_left_out_or_tied(tmp_path):
