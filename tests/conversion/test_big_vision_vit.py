@@ -51,7 +51,8 @@ def make(pool, names=TODAY, positions=GRID**2):
         arrays["MAPHead_0/probe"] = draw((1, 1, D))
         kept = ("LayerNorm_0/", TODAY["attention"], TODAY["mlp"])
         arrays |= {f"MAPHead_0/{n}": v for n, v in block(draw, TODAY).items() if n.startswith(kept)}
-    return arrays
+    # Activations of about 2, where the forms of the GELU differ.
+    return {name: value + 1.5 if name.endswith("/scale") else value for name, value in arrays.items()}
 
 
 def norm(x, p, name):
