@@ -33,6 +33,7 @@ setup(
         "orbax-checkpoint>=0.12.0,<0.13",
         "pillow>=11,<14",
         "qtawesome>=1.4,<1.5",
+        "safetensors>=0.5,<1",
         "tensorflow-datasets>=4.9.8,<5",
         "tqdm>=4.66,<5",
     ],

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"train", "evaluate", "convert"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -19,6 +19,8 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "writers": set(),
+    "weights": FOUNDATION,
+    "conversion": FOUNDATION | {"checkpoints", "config", "models", "weights"},
     "commands": {"distributed"},
     "losses": FOUNDATION,
     "models": FOUNDATION,
@@ -74,6 +76,7 @@ def test_nothing_imports_configs_or_experiments():
 def test_each_outside_library_has_its_one_door():
     doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
     doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
+    doors |= {"safetensors": {"weights"}}
     for path in modules():
         for module in imports(path):
             top = module.split(".")[0]
