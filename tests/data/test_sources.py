@@ -95,6 +95,25 @@ def test_array_record_directory_by_absolute_or_relative_path(array_dir):
         sources.load(name, "tain", data_dir=base)
 
 
+def test_several_labels_and_class_counts_come_from_the_manifest(array_dir):
+    manifest = array_records.read_manifest(array_dir)
+    plain = sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+    assert (plain.max_labels, plain.class_counts) == (1, None)
+    array_records.write_manifest(array_dir, manifest | {"max_labels": 4, "class_counts": {"train": [1, 0, 2]}})
+    source = sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+    assert (source.max_labels, source.class_counts) == (4, (1, 0, 2))
+    array_records.write_manifest(array_dir, manifest | {"class_counts": {"train": [1, 2]}})
+    with pytest.raises(ValueError, match="2 class counts for num_classes=3"):
+        sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+
+
+@pytest.mark.parametrize(("name", "split"), [("icons", "train"), ("icons", "test"), ("synthetic:classes=3", "test")])
+def test_class_counts_are_those_of_the_records(name, split, icons_dir):
+    source = sources.load(name, split, data_dir=icons_dir)
+    labels = [source.records[i]["label"] for i in range(len(source.records))]
+    assert source.class_counts == tuple(np.bincount(labels, minlength=source.num_classes))
+
+
 def test_absent_array_record_directory_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path / 'x'}.*python -m mrl_jax.prepare SOURCE --data_dir="):
         sources.load("array_record:x", "train", data_dir=tmp_path)
