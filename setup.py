@@ -32,11 +32,13 @@ setup(
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12.0,<0.13",
         "pillow>=11,<14",
+        "pyarrow>=16,<27",
         "qtawesome>=1.4,<1.5",
         "tensorflow-datasets>=4.9.8,<5",
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.60,<3"],
         "gpu": [JAX.replace("jax", "jax[cuda12]", 1)],
         "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
         "retrieval": ["faiss-cpu>=1.9,<2"],

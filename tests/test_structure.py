@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"train", "evaluate", "prepare"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -74,6 +74,7 @@ def test_nothing_imports_configs_or_experiments():
 def test_each_outside_library_has_its_one_door():
     doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
     doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
+    doors |= {"apache_beam": {"data"}, "pyarrow": {"data"}}
     for path in modules():
         for module in imports(path):
             top = module.split(".")[0]
