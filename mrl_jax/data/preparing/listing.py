@@ -69,6 +69,8 @@ def make(reader: Reader, spec: Spec) -> Listing:
         splits = {name: splits[name] for name in spec.splits}
         collected.dropped = [d for d in collected.dropped if d.split in splits]
     total = sum(len(rows.keys) for rows in splits.values()) + len(collected.dropped)
+    if not total:
+        raise ValueError(f"{spec.source} holds no example")
     classes = _classes(reader, spec, splits, collected.distinct)
     splits, duplicates = _without_duplicates(reader, splits, spec.duplicates)
     splits, unknown = _numbered(splits, collected.distinct, classes)

@@ -14,7 +14,7 @@ from typing import Any
 def each(function: Callable[..., Any], calls: Sequence[tuple], workers: int) -> Iterator[Any]:
     """Yields function(*call) of every call, in the order of completion.
 
-    Processes end with this one, however it ends. What a worker raises ends all of it.
+    Workers end with this process, however it ends; and when the iterator is closed, or a worker raises.
 
     Raises:
       RuntimeError: where a worker dies.
@@ -23,6 +23,7 @@ def each(function: Callable[..., Any], calls: Sequence[tuple], workers: int) -> 
         for call in calls:
             yield function(*call)
         return
+    others = multiprocessing.active_children()
     # Spawned, since forks of a process with threads may hang.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(calls)), mp_context=spawn, initializer=_begin_worker)
@@ -41,8 +42,13 @@ def each(function: Callable[..., Any], calls: Sequence[tuple], workers: int) -> 
         raise RuntimeError(
             "a worker process died, for want of memory perhaps: run the same command again, with fewer --workers"
         ) from error
+    except BaseException:
+        # What they write is of no use any more; it stays without the name of a shard.
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.kill()
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:

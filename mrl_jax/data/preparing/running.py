@@ -130,8 +130,11 @@ def _write_shards(plan: plans.Plan, workers: int, skip_fraction: float, beam_arg
     total, start = sum(len(plan.examples(*job)) for job in jobs), sum(note.examples for note in finished)
     # A line every ten seconds where it is not a terminal.
     pause = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, initial=start, unit="image", mininterval=pause, dynamic_ncols=True) as bar:
-        for note in local.each(shards.write_shard, calls, workers):
+    with (
+        tqdm.tqdm(total=total, initial=start, unit="image", mininterval=pause, dynamic_ncols=True) as bar,
+        contextlib.closing(local.each(shards.write_shard, calls, workers)) as written,
+    ):
+        for note in written:
             bar.update(note.examples)
             dropped += note.dropped
             _check_fraction(plan, dropped, skip_fraction)
@@ -166,7 +169,7 @@ def _refuse(dropped: list[Dropped], total: int, skip_fraction: float) -> None:
         some = "; ".join(f"{row.split} {row.key}: {row.detail}" for row in bad[:3]) + "; ..." * (len(bad) > 3)
         raise ValueError(
             f"{len(bad)} of {total} examples are undecodable or mislabelled, more than "
-            f"--skip_fraction={skip_fraction:g} allows ({some}): repair them, or skip and list them by a larger fraction"
+            f"--skip_fraction={skip_fraction:g} allows ({some}): repair them, or skip them by a larger fraction"
         )
 
 

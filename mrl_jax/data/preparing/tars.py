@@ -93,6 +93,8 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                 members[ending.lower()] = (member.offset_data, member.size)
                 # Else every member that was ever seen stays in memory.
                 tar.members = []
+            if tar.offset + tarfile.BLOCKSIZE > size:
+                raise ValueError(f"{path} is cut short: it has no end mark; fetch it again")
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no plain tar, or damaged ({error}): unpack .tar.gz, or fetch it again") from error
     if name is not None:
