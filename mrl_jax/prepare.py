@@ -31,8 +31,10 @@ def spec_of(source: str, options: flags.FlagValues) -> Spec:
     """What the flags ask for."""
     reader = {name: getattr(options, name) for name in READER_FLAGS if getattr(options, name) is not None}
     splits = parse_splits(options.splits)
-    if readers.kind_of(source) == "named" and splits and not isinstance(splits, Mapping):
-        reader["source_splits"] = splits
+    if readers.kind_of(source) == "named":
+        reader = {"source_dir": "data"} | reader
+        if splits and not isinstance(splits, Mapping):
+            reader["source_splits"] = splits
     return Spec(
         source=source,
         reader=reader,
@@ -109,7 +111,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("split_key", None, "Lists: the column of the splits.")
     flags.DEFINE_string("label_separator", None, "Lists: what stands between several labels of an example.")
     flags.DEFINE_string("root", None, "Lists: the folder that relative paths start from; by default that of the list.")
-    flags.DEFINE_string("source_dir", None, "tfds:NAME: the folder that TFDS stored it in.")
+    flags.DEFINE_string("source_dir", None, "tfds:NAME: the folder that TFDS stored it in; by default data.")
     flags.DEFINE_string("beam", "", "Writes the shards by Apache Beam, with these arguments: '--runner=DirectRunner'.")
     flags.mark_flag_as_required("data_dir")
     commands.run(main)

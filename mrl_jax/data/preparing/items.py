@@ -6,6 +6,8 @@ import numpy as np
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+SPLIT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what the name of a split may be, since it begins the names of files
+
 
 class Item(NamedTuple):
     """One example of the source.

@@ -2,6 +2,7 @@
 
 import array
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from mrl_jax.choices import nearest
 from mrl_jax.data.preparing import classes as class_lists
 from mrl_jax.data.preparing.classes import Classes
-from mrl_jax.data.preparing.items import Reader
+from mrl_jax.data.preparing.items import SPLIT, Reader
 from mrl_jax.data.preparing.ragged import Builder, Ragged
 from mrl_jax.data.preparing.spec import Spec
 
@@ -59,6 +60,9 @@ def make(reader: Reader, spec: Spec) -> Listing:
     """
     collected = _Collected(reader)
     collected.run()
+    for name in collected.rows:
+        if not re.fullmatch(SPLIT, name):
+            raise ValueError(f"{spec.source} has a split {name!r}: name splits with letters, digits, _ . and - only")
     splits = {name: Rows(keys.build(), labels.build()) for name, (keys, labels) in collected.rows.items()}
     if isinstance(spec.splits, tuple) and spec.splits:
         missing = [name for name in spec.splits if name not in splits]

@@ -13,7 +13,7 @@ class Named:
 
     digits_are_numbers = True
 
-    def __init__(self, source: str, *, source_dir: str = "data", source_splits: tuple[str, ...] = ("train",)):
+    def __init__(self, source: str, *, source_dir: str, source_splits: tuple[str, ...] = ("train",)):
         """Opens the splits.
 
         Args:

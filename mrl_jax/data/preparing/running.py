@@ -107,15 +107,19 @@ def _owned(directory: pathlib.Path) -> Iterator[None]:
 
 def _plan(spec: Spec, directory: pathlib.Path, workers: int, skip_fraction: float) -> plans.Plan:
     kind = readers.kind_of(spec.source)
-    reader = readers.open_reader(kind, spec.source, spec.reader)
+    # With absolute paths, so that any process on any machine finds the same.
+    identity = spec.identity()
+    reader = readers.open_reader(kind, identity["source"], identity["reader"])
     print(f"Listing {spec.source}", file=sys.stderr, flush=True)
     found = listing.make(reader, spec)
     if spec.exclude_near and not set(spec.exclude_from) & found.splits.keys():
         raise ValueError(f"--exclude_from={','.join(spec.exclude_from)}: {spec.source} has {sorted(found.splits)} only")
     _refuse(found.dropped, found.total, skip_fraction)
-    if spec.exclude_near:
+    exclude = None
+    if spec.exclude_near and not (directory / plans.FOLDER / plans.PLAN).is_file():
         print(f"Hashing {', '.join(spec.exclude_near)}", file=sys.stderr, flush=True)
-    return plans.read(str(directory), plans.write(directory, spec, kind, found, excluding.gather(spec, workers)))
+        exclude = excluding.gather(spec, workers)
+    return plans.read(str(directory.absolute()), plans.write(directory, spec, kind, found, exclude))
 
 
 def _write_shards(plan: plans.Plan, workers: int, skip_fraction: float, beam_arguments: str) -> None:

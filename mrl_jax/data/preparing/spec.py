@@ -12,6 +12,7 @@ import PIL
 
 from mrl_jax.data import array_records
 from mrl_jax.data.preparing import hashing
+from mrl_jax.data.preparing.items import SPLIT
 from mrl_jax.data.preparing.readers import kind_of
 
 RULES = 1  # raised with every change to what is written for the same options
@@ -72,6 +73,9 @@ class Spec:
         own = dataclasses.asdict(self)
         named = kind_of(self.source) == "named"
         own["source"] = self.source if named else os.path.abspath(self.source)
+        own["reader"] = dict(self.reader) | {
+            name: os.path.abspath(self.reader[name]) for name in ("root", "source_dir") if self.reader.get(name)
+        }
         own["splits"] = dict(self.splits) if isinstance(self.splits, Mapping) else list(self.splits)
         own["labels"] = os.path.abspath(self.labels) if self.labels else ""
         own["exclude_from"] = list(self.exclude_from) if self.exclude_near else []
@@ -89,7 +93,7 @@ def parse_splits(words: list[str]) -> tuple[str, ...] | dict[str, float]:
       ValueError: for a mixture, a name used twice, or a fraction that is no number in (0, 1].
     """
     names = [word.partition(":")[0] for word in words]
-    wrong = [n for n in names if not re.fullmatch(r"[A-Za-z0-9_]+", n) or names.count(n) > 1]
+    wrong = [n for n in names if not re.fullmatch(SPLIT, n) or names.count(n) > 1]
     fractions = [word.partition(":")[2] for word in words]
     if not any(fractions) and not wrong:
         return tuple(names)

@@ -195,6 +195,11 @@ def test_wrong_lists_are_named(tmp_path):
         ([rows[0] | {"label": 0}, rows[1] | {"label": -1}], {}, "unknown class -1|the largest"),
         ([rows[0] | {"label": 10**9}], {}, "largest label is 1000000000: name the classes by --labels"),
         ([], {}, "lists nothing"),
+        (
+            [rows[0] | {"part": "../x"}],
+            {"reader": {"split_key": "part"}},
+            r"has a split '\.\./x': name splits with letters",
+        ),
         ([rows[0], rows[1] | {"path": "gone.jpg"}], {}, "gone.jpg: the file is missing"),
         (rows, {"reader": {"source_dir": "x"}}, "--source_dir does not apply to .*list.jsonl"),
         (rows, {"splits": ("tran",)}, r"has no 'tran' among \['train'\]; did you mean 'train'"),
@@ -268,7 +273,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays, message):
 
 def test_a_prepared_dataset_can_be_prepared_again(tmp_path):
     raw.prepare(raw.folder(tmp_path / "s", 10), tmp_path / "d")
-    options = {"source_splits": ("train",)}
+    options = {"source_splits": ("train",), "source_dir": "."}
     raw.prepare(f"array_record:{tmp_path / 'd'}", tmp_path / "e", reader=options, shards=3, seed=4)
     assert sorted(raw.found(tmp_path / "e")) == sorted(raw.found(tmp_path / "d"))
     assert raw.found(tmp_path / "e") != raw.found(tmp_path / "d")
