@@ -31,17 +31,9 @@ def test_the_command_prepares_what_training_reads(tmp_path):
     batches.close()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "error: there is no "),
-        (("more",), "error: give one SOURCE, not "),
-        (("--splits=train:0.5,test",), "error: --splits=train:0.5,test: give names"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, arguments, message):
-    output = command.finish(run(tmp_path / "nowhere", tmp_path / "d", *arguments), expect=1)
-    assert output.startswith(message)
+def test_mistakes_are_one_line(tmp_path):
+    output = command.finish(run(tmp_path / "nowhere", tmp_path / "d"), expect=1)
+    assert output.startswith(f"error: there is no {tmp_path / 'nowhere'}")
     assert len(output.strip().splitlines()) == 1
 
 

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import raw
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -69,6 +70,18 @@ def test_tfds_splits_are_spelled_as_tfds_does(tfds_dir):
     assert [len(part.records) for part in parts] == [7, 3]
     with pytest.raises(ValueError, match=r"split 'tests' of dataset 'tfds:tiny_pictures'.*\['train', 'validation'\]"):
         sources.load("tfds:tiny_pictures", "tests", data_dir=tfds_dir)
+
+
+def test_tfds_becomes_our_own_format(tfds_dir, tmp_path):
+    options = {"source_dir": str(tfds_dir), "source_splits": ("train", "validation")}
+    raw.prepare("tfds:tiny_pictures", tmp_path / "d", reader=options, shards=2)
+    for split in options["source_splits"]:
+        ours = sources.load(f"array_record:{tmp_path / 'd'}", split, data_dir=".")
+        theirs = sources.load("tfds:tiny_pictures", split, data_dir=tfds_dir)
+        assert (ours.num_classes, ours.label_names) == (3, ("a", "b", "c"))
+        assert [ours.records[i] for i in range(len(ours.records))] == [
+            theirs.records[i] for i in range(len(ours.records))
+        ]
 
 
 def test_tfds_feeds_the_pipeline(tfds_dir):

@@ -12,6 +12,7 @@ from PIL import Image
 from mrl_jax.data import array_records, pictures, sources
 from mrl_jax.data.preparing import plan as plans
 from mrl_jax.data.preparing import running, shards
+from mrl_jax.data.preparing.spec import parse_splits
 
 OPTIONS = {"shards": 5, "seed": 3}
 
@@ -278,3 +279,12 @@ def test_the_notes_of_a_plan_are_json(source, tmp_path, monkeypatch):
         raw.prepare(source, tmp_path / "d", **OPTIONS)
     notes = [json.loads(path.read_text()) for path in (tmp_path / "d" / plans.FOLDER / "done").iterdir()]
     assert sum(note["entry"]["examples"] for note in notes) == 12
+
+
+def test_splits_are_names_or_fractions():
+    assert parse_splits([]) == ()
+    assert parse_splits(["train", "val-2"]) == ("train", "val-2")
+    assert parse_splits(["train:0.9", "test:.1"]) == {"train": 0.9, "test": 0.1}
+    for words in (["train:0.5", "test"], ["a", "a"], ["a:2"], ["../a"], ["a:x", "b:0.5"], ["a:0", "b:1"]):
+        with pytest.raises(ValueError, match="give names, as in train,test, or fractions"):
+            parse_splits(words)
