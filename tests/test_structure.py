@@ -89,5 +89,5 @@ def test_the_loop_knows_no_backbone_loss_or_evaluator():
 
 
 def test_tensorflow_is_never_imported():
-    code = "import sys, mrl_jax.train, mrl_jax.evaluate; assert 'tensorflow' not in sys.modules"
+    code = "import sys, mrl_jax.train, mrl_jax.evaluate, mrl_jax.prepare; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
