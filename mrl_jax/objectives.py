@@ -34,20 +34,26 @@ def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -
 
 
 def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
-    """Nested sigmoid cross-entropy, `label` (B,) as one-hot targets or `label` (B, C) as they are; tied heads only."""
+    """Nested sigmoid cross-entropy; `label` (B,) or (B, L) holds the classes of an example, -1 for none; tied heads."""
 
     def objective(z, out, batch):
         if "head/kernel" not in out:
             raise ValueError("loss.name='binary' needs one kernel for every dim: set head='mrl_e' or head='ff'")
         kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
-        label = batch["label"]
-        targets = jax.nn.one_hot(label, bias.shape[0]) if label.ndim == 1 else label
-        return losses.nested_binary(z, kernel, bias, targets.astype(jnp.float32), nesting, chunk=chunk or None)
+        targets = multi_hot(batch["label"], bias.shape[0])
+        return losses.nested_binary(z, kernel, bias, targets, nesting, chunk=chunk or None)
 
     return objective
 
 
+def multi_hot(label: jax.Array, num_classes: int) -> jax.Array:
+    """Booleans (B, C): does `label` (B,) or (B, L) hold the class? Made on the device, split as the classes are."""
+    label_BxL = label[:, None] if label.ndim == 1 else label
+    return jnp.any(label_BxL[:, :, None] == jnp.arange(num_classes)[None, None, :], axis=1)
+
+
 OBJECTIVES: dict[str, Callable[..., Any]] = {"binary": binary, "softmax": softmax}
+MULTI_LABEL = ("binary",)  # those that take several labels an example
 
 
 def _as(dtype: Any, kernel: jax.Array) -> jax.Array:

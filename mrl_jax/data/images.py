@@ -7,7 +7,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import io
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mrl_jax.choices import nearest
+from mrl_jax.data import pictures
 
 
 def decode(image: np.ndarray | bytes, channels: int | None = None) -> np.ndarray:
@@ -24,8 +24,7 @@ def decode(image: np.ndarray | bytes, channels: int | None = None) -> np.ndarray
     None means 3 for encoded files, and as they are for images that come as arrays.
     """
     if isinstance(image, bytes):
-        with Image.open(io.BytesIO(image)) as file:
-            image = np.asarray(file.convert("L" if channels == 1 else "RGB"))
+        return pictures.read(image, channels)
     if image.ndim == 2:
         image = image[:, :, None]
     if channels in (None, image.shape[2]):
