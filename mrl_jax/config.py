@@ -21,6 +21,8 @@ def default() -> ml_collections.ConfigDict:
     c.head = "mrl"  # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims
     c.nesting = {"dims": (8, 16, 32, 64, 128), "weights": ()}  # no weights: 1 for every dim
     c.loss = {"name": "softmax", "label_smoothing": 0.0, "chunk": 0}  # chunk: classes per tile, 0 lets the loss choose
+    # none | mixup | cutmix | both, of which share of the batches, and the alphas of their Beta (mrl_jax/mixing.py)
+    c.mix = {"name": "none", "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "probability": 1.0}
 
     c.model = resnet()
     c.data = {

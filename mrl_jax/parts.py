@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mrl_jax import models, objectives, optim, sharding, step, trees
+from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import pick
 from mrl_jax.data import images, pipeline, sources
 from mrl_jax.evals import EVALUATORS
@@ -49,6 +49,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     tx = _optimizer(config.optim, schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     objective = make_objective(nesting, **arguments)
+    mixing.make(config.mix)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
     source = sources.load(config.data.name, config.data.train_split, data_dir=config.data.dir)
@@ -118,7 +119,9 @@ def jit_train_step(parts: Parts) -> Any:
     """The jitted update: the state donated, state and batch placed as `abstract_state` and the mesh say."""
     state = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
     batch = sharding.of_batch(parts.mesh)
-    update = step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting)
+    update = step.make_train_step(
+        parts.model.apply, parts.objective, parts.tx, parts.nesting, augment=mixing.make(parts.config.mix)
+    )
     return jax.jit(
         update, in_shardings=(state, batch), out_shardings=(state, sharding.replicated(parts.mesh)), donate_argnums=0
     )

@@ -26,6 +26,7 @@ ALLOWED = {
     "evals": FOUNDATION,
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
+    "mixing": FOUNDATION,
     "config": FOUNDATION,
     "objectives": FOUNDATION | {"losses"},
     "step": FOUNDATION | {"losses"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "results": FOUNDATION | {"writers"},
     "report": {"results", "writers"},
     "workdir": {"config", "writers"},
-    "parts": FOUNDATION | {"config", "data", "evals", "models", "objectives", "optim", "sharding", "step"},
+    "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},
 }
 
 
