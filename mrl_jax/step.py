@@ -53,7 +53,8 @@ def make_train_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """`(state, batch) -> (state, measurements)`: one update on the total of the nested loss.
 
-    `augment(batch, key)` changes the batch first, on the device. The measurements are scalars by `train/name@dim`; loss and accuracy of every dim come out of the loss's own pass.
+    The measurements are scalars by `train/name@dim`; loss and accuracy of every dim come out of the loss's own pass.
+    `augment(batch, key)`, where given, changes the batch first, on the device.
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
