@@ -30,8 +30,10 @@ def default() -> ml_collections.ConfigDict:
         "dir": "data",  # where prepared data lies, and where icons are rendered to
         "train_split": "train",
         "eval_split": "test",
-        "train_ops": "decode",  # see mrl_jax/data/images.py
+        "train_ops": "decode",  # see mrl_jax/data/images.py; {size} in it stands for the size of `resolution`
         "eval_ops": "decode",
+        # (fraction of the run, size) points of a line, rounded to a multiple; none: the sizes of train_ops
+        "resolution": {"points": (), "multiple": 32},
         "eval_batch_size": 256,
         "mean": (0.5,),  # per channel, of images in 0..1
         "std": (0.5,),
@@ -115,6 +117,9 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
         c.data.eval_batch_size = 16
         c.total_steps, c.batch_size = 4, 16
+        own = c.data.resolution
+        own.points = tuple((fraction, pixels // 4) for fraction, pixels in own.points)
+        own.multiple = max(own.multiple // 4, 1)
         c.checkpoint.every, c.log.every = 2, 1
         for evaluator in c.evals.values():
             evaluator.every, evaluator.split = 2, "test"

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import pick
-from mrl_jax.data import images, pipeline, sources
+from mrl_jax.data import images, pipeline, resolution, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.models import heads
@@ -54,7 +54,8 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
 
     source = sources.load(config.data.name, config.data.train_split, data_dir=config.data.dir)
     sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
-    example = images.parse(config.data.train_ops)(source.records[0], np.random.default_rng(0))
+    examples = [transform(source.records[0], np.random.default_rng(0)) for _, transform in train_transforms(config)]
+    example = examples[0]
     images.parse(config.data.eval_ops)
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *example["image"].shape), example["image"].dtype),
@@ -72,9 +73,38 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
         std=tuple(config.data.std),
     )
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b), batch)
+    for other in examples[1:]:
+        _check_shape(model, state, batch, other["image"].shape)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
     return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
+
+
+def train_transforms(config: ml_collections.ConfigDict) -> list[tuple[int, images.Transform]]:
+    """What is done to the training images, as (first step, transform) pairs."""
+    own = config.data.resolution
+    found = resolution.specs(config.data.train_ops, own.points, own.multiple, config.total_steps)
+    return [(first, images.parse(spec)) for first, spec in found]
+
+
+def batch_of_shape(batch: Mapping[str, jax.ShapeDtypeStruct], shape: tuple[int, ...]) -> dict[str, Any]:
+    """An abstract batch like `batch` whose images have another shape."""
+    return {**batch, "image": jax.ShapeDtypeStruct(shape, batch["image"].dtype)}
+
+
+def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    other = batch_of_shape(batch, (batch["image"].shape[0], *shape))
+    try:
+        jax.eval_shape(
+            lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
+            state,
+            other,
+        )
+    except Exception as error:  # Linen's own types, by module
+        raise ValueError(
+            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take {shape[:2]} "
+            f"({error}); a ViT needs model.posemb='sincos2d' for that"
+        ) from error
 
 
 def _check_numbers(config: ml_collections.ConfigDict) -> None:
@@ -132,7 +162,7 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
     config = parts.config
     return pipeline.train_batches(
         parts.train_source,
-        images.parse(config.data.train_ops),
+        train_transforms(config),
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,

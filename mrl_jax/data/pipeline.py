@@ -8,7 +8,7 @@ where a run was resumed, changes any batch.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -34,7 +34,7 @@ class Transform(Protocol):
 
 def train_batches(
     source: Source,
-    transform: Transform,
+    transform: Transform | Sequence[tuple[int, Transform]],
     *,
     batch_size: int,
     seed: int,
@@ -48,7 +48,8 @@ def train_batches(
 
     Args:
       source: the dataset.
-      transform: what is done to each record.
+      transform: what is done to each record; or several, each with the step that it begins
+        at, in order, the first at 0.
       batch_size: examples of the global batch; a process gets b = batch_size / process_count of them.
       seed: of order and augmentation, in [0, 2**64).
       start_step: the step of the first batch.
@@ -67,7 +68,9 @@ def train_batches(
     rows = _rows(source, batch_size, process_index, process_count)
     if not 0 <= seed < 2**64 or start_step < 0:
         raise ValueError(f"seed={seed} must be in [0, 2**64), and start_step={start_step} must not be negative")
-    batch = _TrainBatch(_Examples(source, transform, KEEP_BYTES), batch_size, rows, seed)
+    stages = transform if isinstance(transform, Sequence) else [(0, transform)]
+    examples = tuple((first, _Examples(source, own, KEEP_BYTES // len(stages))) for first, own in stages)
+    batch = _TrainBatch(examples, batch_size, rows, seed)
     return _iterate(batch, start_step, _FOREVER, workers, prefetch)
 
 
@@ -169,15 +172,20 @@ class _Examples:
 class _TrainBatch:
     """Step to batch."""
 
-    examples: _Examples
+    stages: tuple[tuple[int, _Examples], ...]
     batch_size: int
     rows: range
     seed: int
 
+    @property
+    def in_memory(self) -> bool:
+        return all(examples.all_kept for _, examples in self.stages)
+
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        n = len(self.examples.source.records)
+        examples = next(own for first, own in reversed(self.stages) if step >= first)
+        n = len(examples.source.records)
         positions = (step * self.batch_size + row for row in self.rows)
-        return _stack([self.examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions])
+        return _stack([examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +195,7 @@ class _EvalBatch:
     examples: _Examples
     batch_size: int
     rows: range
+    in_memory = False
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         n = len(self.examples.source.records)
@@ -215,7 +224,7 @@ def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> 
     if workers < 0 or prefetch < 1:
         raise ValueError(f"workers={workers} must not be negative, prefetch={prefetch} must be positive")
     # Decoding lets other threads run, copies from memory do not: there, more threads only get in each other's way.
-    threads = 1 if workers or batch.examples.all_kept else prefetch
+    threads = 1 if workers or batch.in_memory else prefetch
     buffered = 1 if workers else prefetch
     dataset = grain.MapDataset.range(start, stop).map(batch)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
