@@ -8,7 +8,7 @@ where a run was resumed, changes any batch.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -23,7 +23,10 @@ _FOREVER = 2**62
 
 
 class Transform(Protocol):
-    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness."""
+    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness; and both at once."""
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Both parts, the faster way where nothing is kept."""
 
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
         """The fixed part."""
@@ -144,6 +147,8 @@ class _Examples:
 
     def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The transformed record."""
+        if not self.all_kept:
+            return self._read(index, lambda record: self.transform(record, rng))
         record = self._kept.get(index)
         if record is None:
             record = self._begin(index)
@@ -153,10 +158,13 @@ class _Examples:
         return self.transform.finish(record, rng)
 
     def _begin(self, index: int) -> dict[str, Any]:
+        return self._read(index, self.transform.begin)
+
+    def _read(self, index: int, transform: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         source = self.source
         where = f"dataset {source.name!r} split {source.split!r}: record {index}"
         try:
-            record = self.transform.begin(source.records[index])
+            record = transform(source.records[index])
         except Exception as error:  # damage shows as any of a dozen types, by format
             raise ValueError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
         if not 0 <= record["label"] < source.num_classes:
