@@ -7,10 +7,10 @@ where a run was resumed, changes any batch.
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -193,7 +193,8 @@ class _TrainBatch:
         examples = next(own for first, own in reversed(self.stages) if step >= first)
         n = len(examples.source.records)
         positions = (step * self.batch_size + row for row in self.rows)
-        return _stack([examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions])
+        records = (examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions)
+        return _collect(records, len(self.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +211,8 @@ class _EvalBatch:
         index = np.arange(self.rows.start, self.rows.stop, dtype=np.int64) + number * self.batch_size
         mask = index < n
         # A process may have filling only: it takes the shape of an image from the last record.
-        records = [self.examples.get(i, _generator(0, i)) for i in index[mask].tolist() or [n - 1]]
-        batch = _stack(records)
+        records = index[mask].tolist() or [n - 1]
+        batch = _collect((self.examples.get(i, _generator(0, i)) for i in records), len(records))
         for name, values in batch.items():
             padded = np.zeros((len(index), *values.shape[1:]), values.dtype)
             padded[mask] = values[: mask.sum()]
@@ -219,13 +220,20 @@ class _EvalBatch:
         return batch | {"mask": mask, "index": np.where(mask, index, -1)}
 
 
-def _stack(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    shapes = {record["image"].shape for record in records}
-    if len(shapes) > 1:
-        few = ", ".join(map(str, itertools.islice(sorted(shapes), 3)))
-        raise ValueError(f"images of one batch have the shapes {few}: end the transform with a crop to one size")
-    image = np.stack([record["image"] for record in records])
-    return {"image": image, "label": np.array([record["label"] for record in records], np.int32)}
+def _collect(records: Iterable[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
+    """The batch of so many records, each copied to its place while it is still in the processor's cache."""
+    cv2.setNumThreads(1)  # there are as many batches under way as there are processors
+    images, labels = None, []
+    for row, record in enumerate(records):
+        image = record["image"]
+        if images is None:
+            images = np.empty((count, *image.shape), image.dtype)
+        if image.shape != images.shape[1:]:
+            found = ", ".join(map(str, sorted((images.shape[1:], image.shape))))
+            raise ValueError(f"images of one batch have the shapes {found}: end the transform with a crop to one size")
+        images[row] = image
+        labels.append(record["label"])
+    return {"image": images, "label": np.array(labels, np.int32)}
 
 
 def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> Iterator[dict[str, np.ndarray]]:
