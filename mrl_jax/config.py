@@ -28,6 +28,8 @@ def default() -> ml_collections.ConfigDict:
     c.data = {
         "name": "icons",  # icons | synthetic[:options] | array_record:DIR | tfds:NAME
         "dir": "data",  # where prepared data lies, and where icons are rendered to
+        "mixture": (),  # (name, split, weight) of each part of a mixture to train on; none: train_split of name
+        "balance": 0.0,  # sampling of classes: 0 as they are, 1 equally often, 0.5 by the square root of their size
         "train_split": "train",
         "eval_split": "test",
         "train_ops": "decode",  # see mrl_jax/data/images.py; {size} in it stands for the size of `resolution`
@@ -115,6 +117,7 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
     with c.unlocked():
         c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64"
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
+        c.data.mixture = ()
         c.data.eval_batch_size = 16
         c.total_steps, c.batch_size = 4, 16
         own = c.data.resolution

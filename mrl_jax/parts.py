@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import pick
-from mrl_jax.data import images, pipeline, resolution, sources
+from mrl_jax.data import images, pipeline, resolution, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.models import heads
@@ -52,7 +52,9 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     mixing.make(config.mix)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
-    source = sources.load(config.data.name, config.data.train_split, data_dir=config.data.dir)
+    source = _train_source(config.data)
+    if not 0 <= config.data.balance <= 1:
+        raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
     examples = [transform(source.records[0], np.random.default_rng(0)) for _, transform in train_transforms(config)]
     example = examples[0]
@@ -78,6 +80,15 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
     return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
+
+
+def _train_source(data: ml_collections.ConfigDict) -> sources.Source:
+    if not data.mixture:
+        return sources.load(data.name, data.train_split, data_dir=data.dir)
+    for part in data.mixture:
+        if len(part) != 3 or not isinstance(part[2], int | float) or not part[2] > 0:
+            raise ValueError(f"data.mixture: {part!r} must be (name, split, weight), with a positive weight")
+    return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
 
 
 def train_transforms(config: ml_collections.ConfigDict) -> list[tuple[int, images.Transform]]:
@@ -169,6 +180,9 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,
+        sampler=sampling.make(
+            parts.train_source, weights=[part[2] for part in config.data.mixture], balance=config.data.balance
+        ),
     )
 
 

@@ -1,12 +1,11 @@
 """Batches of a source, by grain: the batch of a step is a function of the seed and the step, and of nothing else.
 
-Example j of the global batch at step s has the position p = s x batch_size + j. It is record order(seed, p, n), and its
-augmentation draws from a generator made from (seed, p). So neither the number of processes, nor that of workers, nor
-where a run was resumed, changes any batch.
+Example j of the global batch at step s has the position p = s x batch_size + j. It is the record that the sampler has
+there (see `sampling`), and its augmentation draws from a generator made from (seed, p). So neither the number of
+processes, nor that of workers, nor where a run was resumed, changes any batch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -15,10 +14,10 @@ import grain
 import numpy as np
 from absl import flags
 
+from mrl_jax.data import sampling
 from mrl_jax.data.sources import Source
 
 KEEP_BYTES = 256 << 20  # a dataset that is smaller once decoded stays in memory
-_SHUFFLE_IN_MEMORY = 2**22
 _FOREVER = 2**62
 
 
@@ -46,6 +45,7 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 8,
+    sampler: sampling.Sampler | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end, each epoch in another order; starting at a step equals skipping the steps before it.
 
@@ -60,6 +60,7 @@ def train_batches(
       process_count: the number of processes that share the batch.
       workers: processes that prepare batches; 0: threads of this process.
       prefetch: batches prepared ahead, each in a thread of its own where workers is 0.
+      sampler: which record stands where; None for each once per epoch.
 
     Returns:
       An iterator over {"image": uint8 (b, H, W, C), "label": int32 (b,)}. Its `close()` ends threads and workers.
@@ -73,7 +74,8 @@ def train_batches(
         raise ValueError(f"seed={seed} must be in [0, 2**64), and start_step={start_step} must not be negative")
     stages = transform if isinstance(transform, Sequence) else [(0, transform)]
     examples = tuple((first, _Examples(source, own, KEEP_BYTES // len(stages))) for first, own in stages)
-    batch = _TrainBatch(examples, batch_size, rows, seed)
+    sampler = sampler or sampling.Natural(len(source.records))
+    batch = _TrainBatch(examples, batch_size, rows, seed, sampler)
     return _iterate(batch, start_step, _FOREVER, workers, prefetch)
 
 
@@ -98,26 +100,6 @@ def eval_batches(
     rows = _rows(source, batch_size, process_index, process_count)
     batch = _EvalBatch(_Examples(source, transform, 0), batch_size, rows)
     return _iterate(batch, 0, -(-len(source.records) // batch_size), workers, prefetch)
-
-
-def order(seed: int, position: int, n: int) -> int:
-    """The record at a position of the training stream: each epoch of n positions is another permutation of range(n)."""
-    epoch, index = divmod(position, n)
-    if n <= _SHUFFLE_IN_MEMORY:
-        return int(_permutation(seed, epoch, n)[index])
-    # Needs no memory, but tens of microseconds where n is small.
-    return grain.experimental.index_shuffle(index, max_index=n - 1, seed=_epoch_seed(seed, epoch), rounds=4)
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(np.arange(n, dtype=np.uint32))
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _generator(seed: int, position: int) -> np.random.Generator:
@@ -184,6 +166,7 @@ class _TrainBatch:
     batch_size: int
     rows: range
     seed: int
+    sampler: sampling.Sampler
 
     @property
     def in_memory(self) -> bool:
@@ -191,9 +174,8 @@ class _TrainBatch:
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         examples = next(own for first, own in reversed(self.stages) if step >= first)
-        n = len(examples.source.records)
         positions = (step * self.batch_size + row for row in self.rows)
-        records = (examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions)
+        records = (examples.get(self.sampler(self.seed, p), _generator(self.seed, p)) for p in positions)
         return _collect(records, len(self.rows))
 
 
