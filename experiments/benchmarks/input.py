@@ -11,7 +11,6 @@ import argparse
 import functools
 import importlib
 import io
-import itertools
 import os
 import platform
 import subprocess
