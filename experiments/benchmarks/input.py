@@ -22,7 +22,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from mrl_jax.data import cropping, images, jpeg, pipeline, sources
+from mrl_jax.data import cropping, images, jpeg, pipeline, sampling, sources
 from mrl_jax.writers import write_json
 
 OPS = "decode(3)|random_resized_crop(224)|flip_lr"
@@ -104,40 +104,37 @@ def ways(found, batch_size):
     """What is timed: functions of the round, each over `batch_size` images."""
     transform = images.parse(OPS)
     source = sources.Source("benchmark", "train", Records(found), 1000)
-    batch = pipeline.train_batches(source, transform, batch_size=batch_size, seed=0, prefetch=1)
-    order = list(range(batch_size))
+    # What a worker calls for each step; here without a thread, whose time would fall to another way.
+    examples = pipeline._Examples(source, transform, 0)
+    order = sampling.Natural(len(source.records))
+    batch = pipeline._TrainBatch(((0, examples),), batch_size, range(batch_size), 0, order)
 
     def each(function):
         def run(step):
-            for i in order:
+            for i in range(batch_size):
                 function(found[(step * batch_size + i) % len(found)], np.random.default_rng(step * batch_size + i))
 
         return run
 
     timed = {f"decode, {name}": each(lambda data, _, f=f: f(data)) for name, f in decoders().items()}
-    timed["pipeline"] = lambda step: next(batch)
+    timed["pipeline"] = batch
     timed["transform, fused"] = each(lambda data, rng: transform({"image": data}, rng))
     timed["transform, whole decode"] = each(lambda data, rng: transform.finish(transform.begin({"image": data}), rng))
     timed["decode and resize, pillow"] = each(old_way)
-    return timed, batch
+    return timed
 
 
 def measure(found, batch_size, rounds):
     """Milliseconds of processor time per image, rounds by way."""
-    timed, batch = ways(found, batch_size)
+    timed = ways(found, batch_size)
     cv2.setNumThreads(1)
     milliseconds = {name: [] for name in timed}
     for step in range(rounds + 1):
         for name, run in timed.items():
-            # The batch that is prepared ahead must not fall into another's time.
-            time.sleep(0.15 if name == "transform, fused" or step == 0 else 0)
             began = time.process_time()
             run(step)
-            if name == "pipeline":
-                time.sleep(0.15)
             if step:
                 milliseconds[name].append(1e3 * (time.process_time() - began) / batch_size)
-    batch.close()
     return milliseconds
 
 

@@ -75,4 +75,5 @@ def _keep(path: pathlib.Path, label_N: np.ndarray) -> None:
             np.save(file, label_N)
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         logging.info("The labels are not kept in %s (%s): they will be read again by the next run", path, error)
