@@ -30,13 +30,17 @@ setup(
         "ml-collections>=1.0,<2",
         "numpy>=2.0,<3",
         "optax>=0.2.5,<0.3",
+        "opencv-python-headless>=4.10,<6",
         "orbax-checkpoint>=0.12.0,<0.13",
         "pillow>=11,<14",
         "pyarrow>=16,<27",
         "qtawesome>=1.4,<1.5",
         "safetensors>=0.5,<1",
+        "simplejpeg>=1.8,<2",
         "tensorflow-datasets>=4.9.8,<5",
         "tqdm>=4.66,<5",
+        # For its C library, which decodes parts of a picture; without it whole pictures are decoded.
+        "turbojpeg>=0.0.2,<0.1; platform_machine == 'x86_64' and python_version < '3.14'",
     ],
     extras_require={
         "beam": ["apache-beam>=2.60,<3"],

@@ -21,15 +21,21 @@ def default() -> ml_collections.ConfigDict:
     c.head = "mrl"  # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims
     c.nesting = {"dims": (8, 16, 32, 64, 128), "weights": ()}  # no weights: 1 for every dim
     c.loss = {"name": "softmax", "label_smoothing": 0.0, "chunk": 0}  # chunk: classes per tile, 0 lets the loss choose
+    # none | mixup | cutmix | both, of which share of the batches, and the alphas of their Beta (mrl_jax/mixing.py)
+    c.mix = {"name": "none", "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "probability": 1.0}
 
     c.model = resnet()
     c.data = {
         "name": "icons",  # icons | synthetic[:options] | array_record:DIR | tfds:NAME
         "dir": "data",  # where prepared data lies, and where icons are rendered to
+        "mixture": (),  # (name, split, weight) of each part of a mixture to train on; none: train_split of name
+        "balance": 0.0,  # sampling of classes: 0 as they are, 1 equally often, 0.5 by the square root of their size
         "train_split": "train",
         "eval_split": "test",
-        "train_ops": "decode",  # see mrl_jax/data/images.py
+        "train_ops": "decode",  # see mrl_jax/data/images.py; {size} in it stands for the size of `resolution`
         "eval_ops": "decode",
+        # (fraction of the run, size) points of a line, rounded to a multiple; none: the sizes of train_ops
+        "resolution": {"points": (), "multiple": 32},
         "eval_batch_size": 256,
         "mean": (0.5,),  # per channel, of images in 0..1
         "std": (0.5,),
@@ -111,8 +117,12 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
     with c.unlocked():
         c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64"
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
+        c.data.mixture = ()
         c.data.eval_batch_size = 16
         c.total_steps, c.batch_size = 4, 16
+        own = c.data.resolution
+        own.points = tuple((fraction, pixels // 4) for fraction, pixels in own.points)
+        own.multiple = max(own.multiple // 4, 1)
         c.checkpoint.every, c.log.every = 2, 1
         for evaluator in c.evals.values():
             evaluator.every, evaluator.split = 2, "test"

@@ -26,7 +26,6 @@ class Recorder:
         *,
         every: int,
         batch_size: int,
-        flops_per_step: int,
         peak_flops: float | None,
     ):
         """Starts the clock.
@@ -37,12 +36,11 @@ class Recorder:
           schedule: learning rate by number of updates done.
           every: steps between two lines.
           batch_size: examples per step, of all devices together.
-          flops_per_step: counted operations of one step, of all devices together.
           peak_flops: the peak of one device; None where it is not known, then there is no MFU.
         """
         self._writer, self._progress, self._schedule, self._every = writer, progress, schedule, every
         self._batch_size = batch_size
-        self._utilisation = flops_per_step / (peak_flops * jax.device_count()) if peak_flops else None
+        self._peak_flops, self._utilisation = peak_flops, None
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._waited, self._since, self._at = 0.0, None, 0
 
@@ -74,6 +72,12 @@ class Recorder:
         """Leaves out of the rates what was done since the last step (an evaluation, say)."""
         if self._since is not None:
             self._restart(step)
+
+    def switch(self, step: int, flops_per_step: int) -> None:
+        """From now on a step has so many operations, of all devices together; the rates begin anew."""
+        if self._peak_flops:
+            self._utilisation = flops_per_step / (self._peak_flops * jax.device_count())
+        self.pause(step)
 
     def _restart(self, step: int) -> None:
         self._waited, self._since, self._at = 0.0, time.monotonic(), step

@@ -17,31 +17,43 @@ Objective = Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array
 
 
 def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -> Objective:
-    """Nested softmax cross-entropy on `label` (B,); independent heads where `out` has one per dim, else the tied
-    one.
+    """Nested softmax cross-entropy on `label` (B,); independent heads where `out` has one per dim, else the tied one.
+
+    A batch of two labels a row (see `mixing`) has the target mix x label + (1 - mix) x label_2.
     """
 
     def objective(z, out, batch):
         options = {"label_smoothing": label_smoothing, "chunk": chunk or None}
         if "head/kernel" in out:
-            kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
-            return losses.nested_softmax(z, kernel, bias, batch["label"], nesting, **options)
-        kernels = [_as(z.dtype, out[f"head/kernel_{m}"]) for m in nesting.dims]
-        biases = [out[f"head/bias_{m}"] for m in nesting.dims]
-        return losses.nested_softmax_untied(z, kernels, biases, batch["label"], nesting, **options)
+            kernels, biases = [_as(z.dtype, out["head/kernel"])], [out["head/bias"]]
+            nested = losses.nested_softmax(z, kernels[0], biases[0], batch["label"], nesting, **options)
+        else:
+            kernels = [_as(z.dtype, out[f"head/kernel_{m}"]) for m in nesting.dims]
+            biases = [out[f"head/bias_{m}"] for m in nesting.dims]
+            nested = losses.nested_softmax_untied(z, kernels, biases, batch["label"], nesting, **options)
+        if "mix" not in batch:
+            return nested
+        second = (batch["label"], batch["label_2"], batch["mix"])
+        return losses.add_second_label(nested, z, kernels, biases, *second, nesting, label_smoothing=label_smoothing)
 
     return objective
 
 
 def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
-    """Nested sigmoid cross-entropy; `label` (B,) or (B, L) holds the classes of an example, -1 for none; tied heads."""
+    """Nested sigmoid cross-entropy; `label` (B,) or (B, L) holds the classes of an example, -1 for none; tied heads.
+
+    A batch of two labels a row (see `mixing`) has the targets mix x label + (1 - mix) x label_2.
+    """
 
     def objective(z, out, batch):
         if "head/kernel" not in out:
             raise ValueError("loss.name='binary' needs one kernel for every dim: set head='mrl_e' or head='ff'")
         kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
-        targets = multi_hot(batch["label"], bias.shape[0])
-        return losses.nested_binary(z, kernel, bias, targets, nesting, chunk=chunk or None)
+        target = multi_hot(batch["label"], bias.shape[0])
+        if "mix" in batch:
+            mix_Bx1 = batch["mix"][:, None]
+            target = mix_Bx1 * target + (1 - mix_Bx1) * multi_hot(batch["label_2"], bias.shape[0])
+        return losses.nested_binary(z, kernel, bias, target, nesting, chunk=chunk or None)
 
     return objective
 

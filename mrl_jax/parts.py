@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mrl_jax import models, objectives, optim, sharding, step, trees
+from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import pick
-from mrl_jax.data import images, pipeline, sources
+from mrl_jax.data import images, pipeline, resolution, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.models import heads
@@ -49,16 +49,20 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     tx = _optimizer(config.optim, schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     objective = make_objective(nesting, **arguments)
+    mixing.make(config.mix)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
-    source = sources.load(config.data.name, config.data.train_split, data_dir=config.data.dir)
+    source = _train_source(config.data)
+    if not 0 <= config.data.balance <= 1:
+        raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
     if source.max_labels > 1 and config.loss.name not in objectives.MULTI_LABEL:
         raise ValueError(
             f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
             f"{source.max_labels}: set loss.name to one of {list(objectives.MULTI_LABEL)}"
         )
-    example = images.parse(config.data.train_ops)(source.records[0], np.random.default_rng(0))
+    examples = [transform(source.records[0], np.random.default_rng(0)) for _, transform in train_transforms(config)]
+    example = examples[0]
     images.parse(config.data.eval_ops)
     labels = (source.max_labels,) if source.max_labels > 1 else ()
     batch = {
@@ -77,9 +81,47 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
         std=tuple(config.data.std),
     )
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b), batch)
+    for other in examples[1:]:
+        _check_shape(model, state, batch, other["image"].shape)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
     return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
+
+
+def _train_source(data: ml_collections.ConfigDict) -> sources.Source:
+    if not data.mixture:
+        return sources.load(data.name, data.train_split, data_dir=data.dir)
+    for part in data.mixture:
+        if len(part) != 3 or not isinstance(part[2], int | float) or not part[2] > 0:
+            raise ValueError(f"data.mixture: {part!r} must be (name, split, weight), with a positive weight")
+    return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
+
+
+def train_transforms(config: ml_collections.ConfigDict) -> list[tuple[int, images.Transform]]:
+    """What is done to the training images, as (first step, transform) pairs."""
+    own = config.data.resolution
+    found = resolution.specs(config.data.train_ops, own.points, own.multiple, config.total_steps)
+    return [(first, images.parse(spec)) for first, spec in found]
+
+
+def batch_of_shape(batch: Mapping[str, jax.ShapeDtypeStruct], shape: tuple[int, ...]) -> dict[str, Any]:
+    """An abstract batch like `batch` whose images have another shape."""
+    return {**batch, "image": jax.ShapeDtypeStruct(shape, batch["image"].dtype)}
+
+
+def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    other = batch_of_shape(batch, (batch["image"].shape[0], *shape))
+    try:
+        jax.eval_shape(
+            lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
+            state,
+            other,
+        )
+    except Exception as error:  # Linen's own types, by module
+        raise ValueError(
+            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take {shape[:2]} "
+            f"({error}); a ViT needs model.posemb='sincos2d' for that"
+        ) from error
 
 
 def _check_numbers(config: ml_collections.ConfigDict) -> None:
@@ -124,7 +166,9 @@ def jit_train_step(parts: Parts) -> Any:
     """The jitted update: the state donated, state and batch placed as `abstract_state` and the mesh say."""
     state = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
     batch = sharding.of_batch(parts.mesh)
-    update = step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting)
+    update = step.make_train_step(
+        parts.model.apply, parts.objective, parts.tx, parts.nesting, augment=mixing.make(parts.config.mix)
+    )
     return jax.jit(
         update, in_shardings=(state, batch), out_shardings=(state, sharding.replicated(parts.mesh)), donate_argnums=0
     )
@@ -135,13 +179,16 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
     config = parts.config
     return pipeline.train_batches(
         parts.train_source,
-        images.parse(config.data.train_ops),
+        train_transforms(config),
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,
+        sampler=sampling.make(
+            parts.train_source, weights=[part[2] for part in config.data.mixture], balance=config.data.balance
+        ),
     )
 
 

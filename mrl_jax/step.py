@@ -12,6 +12,7 @@ from mrl_jax.losses import NestedLoss
 from mrl_jax.nesting import Nesting
 
 Batch = Mapping[str, jax.Array]
+_AUGMENT = 0x617567  # the stream of the run's key that `augment` draws from
 
 
 class State(NamedTuple):
@@ -44,15 +45,22 @@ def variables_of(state: State) -> dict[str, Any]:
 
 
 def make_train_step(
-    apply: Callable, objective: Callable[..., NestedLoss], tx: optax.GradientTransformation, nesting: Nesting
+    apply: Callable,
+    objective: Callable[..., NestedLoss],
+    tx: optax.GradientTransformation,
+    nesting: Nesting,
+    augment: Callable[[Batch, jax.Array], Batch] | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """`(state, batch) -> (state, measurements)`: one update on the total of the nested loss.
 
     The measurements are scalars by `train/name@dim`; loss and accuracy of every dim come out of the loss's own pass.
+    `augment(batch, key)`, where given, changes the batch first, on the device.
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        if augment is not None:
+            batch = augment(batch, jax.random.fold_in(key, _AUGMENT))
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}

@@ -68,10 +68,11 @@ class _Loop:
         self._run, self._config, self._path = run, run.config, path
         self._writer, self._progress, self._saver = writer, progress, saver
         self._embed = parts.make_embed(run)
+        self._updates: dict[tuple[int, ...], tuple[Any, int]] = {}  # by the shape of the images
 
     def run(self, state: State, step: int, evaluated: int) -> bool:
         config, preemption = self._config, distributed.Preemption()
-        saved, batches, update, recorder = step, None, None, None
+        saved, batches, shape, recorder = step, None, None, None
         trace = Trace(self._path / "profile", config.profile.first_step, config.profile.steps)
         while True:
             stop = preemption.reached(step)
@@ -88,12 +89,14 @@ class _Loop:
             if stop or step == config.total_steps:
                 break
             if recorder is None:
-                update, recorder = self._compile()
+                recorder = self._make_recorder()
                 batches = parts.train_batches(self._run, step)
             elif due:
                 recorder.pause(step)
             with recorder.waiting_for_data():
                 batch = sharding.to_devices(next(batches), self._run.mesh)
+            if batch["image"].shape != shape:
+                shape, update = batch["image"].shape, self._update(batch["image"].shape, recorder, step)
             trace.before(step)
             state, measured = update(state, batch)
             step += 1
@@ -132,18 +135,25 @@ class _Loop:
             "evaluated": evaluated,
         }
 
-    def _compile(self) -> tuple[Any, Recorder]:
-        traced = parts.jit_train_step(self._run).trace(self._run.abstract_state, self._run.abstract_batch)
-        recorder = Recorder(
+    def _update(self, shape: tuple[int, ...], recorder: Recorder, step: int) -> Any:
+        """The update on images of this shape, compiled at the first of them."""
+        if shape not in self._updates:
+            batch = parts.batch_of_shape(self._run.abstract_batch, shape)
+            traced = parts.jit_train_step(self._run).trace(self._run.abstract_state, batch)
+            self._updates[shape] = traced.lower().compile(), flops.of_jaxpr(traced.jaxpr.jaxpr)
+        update, flops_per_step = self._updates[shape]
+        recorder.switch(step, flops_per_step)
+        return update
+
+    def _make_recorder(self) -> Recorder:
+        return Recorder(
             self._writer,
             self._progress,
             self._run.schedule,
             every=self._config.log.every,
             batch_size=self._config.batch_size,
-            flops_per_step=flops.of_jaxpr(traced.jaxpr.jaxpr),
             peak_flops=flops.peak(jax.devices()[0]),
         )
-        return traced.lower().compile(), recorder
 
     def _farewell(self, step: int, *, stopped: bool) -> str:
         if stopped:

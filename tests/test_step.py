@@ -75,6 +75,8 @@ def test_the_step_counts_and_the_key_stays(eight):
         {"model__pool": "map"},
         {"model__posemb": "sincos2d"},
         {"data__mean": (0.2,)},
+        {"mix__name": "mixup"},
+        {"mix__name": "cutmix", "loss__label_smoothing": 0.1},
         {"data__train_ops": "decode|random_shift(3)"},
         {"schedule__warmup_steps": 3},
         {"head": "mrl_e"},

@@ -28,6 +28,7 @@ ALLOWED = {
     "evals": FOUNDATION,
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
+    "mixing": FOUNDATION,
     "config": FOUNDATION,
     "objectives": FOUNDATION | {"losses"},
     "step": FOUNDATION | {"losses"},
@@ -36,7 +37,7 @@ ALLOWED = {
     "results": FOUNDATION | {"writers"},
     "report": {"results", "writers"},
     "workdir": {"config", "writers"},
-    "parts": FOUNDATION | {"config", "data", "evals", "models", "objectives", "optim", "sharding", "step"},
+    "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},
 }
 
 

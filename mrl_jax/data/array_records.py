@@ -25,6 +25,7 @@ class Records:
 
     def __init__(self, paths: Sequence[pathlib.Path]):
         """Opens the shards, to count their records."""
+        self.paths = tuple(map(pathlib.Path, paths))
         self._data = grain.sources.ArrayRecordDataSource([os.fspath(p) for p in paths])
 
     def __len__(self) -> int:

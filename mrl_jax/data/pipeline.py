@@ -1,29 +1,31 @@
 """Batches of a source, by grain: the batch of a step is a function of the seed and the step, and of nothing else.
 
-Example j of the global batch at step s has the position p = s x batch_size + j. It is record order(seed, p, n), and its
-augmentation draws from a generator made from (seed, p). So neither the number of processes, nor that of workers, nor
-where a run was resumed, changes any batch.
+Example j of the global batch at step s has the position p = s x batch_size + j. It is the record that the sampler has
+there (see `sampling`), and its augmentation draws from a generator made from (seed, p). So neither the number of
+processes, nor that of workers, nor where a run was resumed, changes any batch.
 """
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
 
+from mrl_jax.data import sampling
 from mrl_jax.data.sources import Source
 
 KEEP_BYTES = 256 << 20  # a dataset that is smaller once decoded stays in memory
-_SHUFFLE_IN_MEMORY = 2**22
 _FOREVER = 2**62
 
 
 class Transform(Protocol):
-    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness."""
+    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness; and both at once."""
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Both parts, the faster way where nothing is kept."""
 
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
         """The fixed part."""
@@ -34,7 +36,7 @@ class Transform(Protocol):
 
 def train_batches(
     source: Source,
-    transform: Transform,
+    transform: Transform | Sequence[tuple[int, Transform]],
     *,
     batch_size: int,
     seed: int,
@@ -43,12 +45,14 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 8,
+    sampler: sampling.Sampler | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end, each epoch in another order; starting at a step equals skipping the steps before it.
 
     Args:
       source: the dataset.
-      transform: what is done to each record.
+      transform: what is done to each record; or several, each with the step that it begins
+        at, in order, the first at 0.
       batch_size: examples of the global batch; a process gets b = batch_size / process_count of them.
       seed: of order and augmentation, in [0, 2**64).
       start_step: the step of the first batch.
@@ -56,6 +60,7 @@ def train_batches(
       process_count: the number of processes that share the batch.
       workers: processes that prepare batches; 0: threads of this process.
       prefetch: batches prepared ahead, each in a thread of its own where workers is 0.
+      sampler: which record stands where; None for each once per epoch.
 
     Returns:
       An iterator over {"image": uint8 (b, H, W, C), "label": int32 (b,)}; where the source has up to L > 1 labels an
@@ -68,7 +73,10 @@ def train_batches(
     rows = _rows(source, batch_size, process_index, process_count)
     if not 0 <= seed < 2**64 or start_step < 0:
         raise ValueError(f"seed={seed} must be in [0, 2**64), and start_step={start_step} must not be negative")
-    batch = _TrainBatch(_Examples(source, transform, KEEP_BYTES), batch_size, rows, seed)
+    stages = transform if isinstance(transform, Sequence) else [(0, transform)]
+    examples = tuple((first, _Examples(source, own, KEEP_BYTES // len(stages))) for first, own in stages)
+    sampler = sampler or sampling.Natural(len(source.records))
+    batch = _TrainBatch(examples, batch_size, rows, seed, sampler)
     return _iterate(batch, start_step, _FOREVER, workers, prefetch)
 
 
@@ -93,26 +101,6 @@ def eval_batches(
     rows = _rows(source, batch_size, process_index, process_count)
     batch = _EvalBatch(_Examples(source, transform, 0), batch_size, rows)
     return _iterate(batch, 0, -(-len(source.records) // batch_size), workers, prefetch)
-
-
-def order(seed: int, position: int, n: int) -> int:
-    """The record at a position of the training stream: each epoch of n positions is another permutation of range(n)."""
-    epoch, index = divmod(position, n)
-    if n <= _SHUFFLE_IN_MEMORY:
-        return int(_permutation(seed, epoch, n)[index])
-    # Needs no memory, but tens of microseconds where n is small.
-    return grain.experimental.index_shuffle(index, max_index=n - 1, seed=_epoch_seed(seed, epoch), rounds=4)
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(np.arange(n, dtype=np.uint32))
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _generator(seed: int, position: int) -> np.random.Generator:
@@ -142,6 +130,8 @@ class _Examples:
 
     def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The transformed record."""
+        if not self.all_kept:
+            return self._read(index, lambda record: self.transform(record, rng))
         record = self._kept.get(index)
         if record is None:
             record = self._begin(index)
@@ -151,10 +141,13 @@ class _Examples:
         return self.transform.finish(record, rng)
 
     def _begin(self, index: int) -> dict[str, Any]:
+        return self._read(index, self.transform.begin)
+
+    def _read(self, index: int, transform: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         source = self.source
         where = f"dataset {source.name!r} split {source.split!r}: record {index}"
         try:
-            record = self.transform.begin(source.records[index])
+            record = transform(source.records[index])
         except Exception as error:  # damage shows as any of a dozen types, by format
             raise ValueError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
         return record | {"label": _label(where, record["label"], source.num_classes, source.max_labels)}
@@ -178,15 +171,21 @@ def _label(where: str, label: Any, num_classes: int, max_labels: int) -> Any:
 class _TrainBatch:
     """Step to batch."""
 
-    examples: _Examples
+    stages: tuple[tuple[int, _Examples], ...]
     batch_size: int
     rows: range
     seed: int
+    sampler: sampling.Sampler
+
+    @property
+    def in_memory(self) -> bool:
+        return all(examples.all_kept for _, examples in self.stages)
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        n = len(self.examples.source.records)
+        examples = next(own for first, own in reversed(self.stages) if step >= first)
         positions = (step * self.batch_size + row for row in self.rows)
-        return _stack([self.examples.get(order(self.seed, p, n), _generator(self.seed, p)) for p in positions])
+        records = (examples.get(self.sampler(self.seed, p), _generator(self.seed, p)) for p in positions)
+        return _collect(records, len(self.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,14 +195,15 @@ class _EvalBatch:
     examples: _Examples
     batch_size: int
     rows: range
+    in_memory = False
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         n = len(self.examples.source.records)
         index = np.arange(self.rows.start, self.rows.stop, dtype=np.int64) + number * self.batch_size
         mask = index < n
         # A process may have filling only: it takes the shape of an image from the last record.
-        records = [self.examples.get(i, _generator(0, i)) for i in index[mask].tolist() or [n - 1]]
-        batch = _stack(records)
+        records = index[mask].tolist() or [n - 1]
+        batch = _collect((self.examples.get(i, _generator(0, i)) for i in records), len(records))
         for name, values in batch.items():
             padded = np.zeros((len(index), *values.shape[1:]), values.dtype)
             padded[mask] = values[: mask.sum()]
@@ -211,20 +211,27 @@ class _EvalBatch:
         return batch | {"mask": mask, "index": np.where(mask, index, -1)}
 
 
-def _stack(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    shapes = {record["image"].shape for record in records}
-    if len(shapes) > 1:
-        few = ", ".join(map(str, itertools.islice(sorted(shapes), 3)))
-        raise ValueError(f"images of one batch have the shapes {few}: end the transform with a crop to one size")
-    image = np.stack([record["image"] for record in records])
-    return {"image": image, "label": np.array([record["label"] for record in records], np.int32)}
+def _collect(records: Iterable[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
+    """The batch of so many records, each copied to its place while it is still in the processor's cache."""
+    cv2.setNumThreads(1)  # there are as many batches under way as there are processors
+    images, labels = None, []
+    for row, record in enumerate(records):
+        image = record["image"]
+        if images is None:
+            images = np.empty((count, *image.shape), image.dtype)
+        if image.shape != images.shape[1:]:
+            found = ", ".join(map(str, sorted((images.shape[1:], image.shape))))
+            raise ValueError(f"images of one batch have the shapes {found}: end the transform with a crop to one size")
+        images[row] = image
+        labels.append(record["label"])
+    return {"image": images, "label": np.array(labels, np.int32)}
 
 
 def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> Iterator[dict[str, np.ndarray]]:
     if workers < 0 or prefetch < 1:
         raise ValueError(f"workers={workers} must not be negative, prefetch={prefetch} must be positive")
     # Decoding lets other threads run, copies from memory do not: there, more threads only get in each other's way.
-    threads = 1 if workers or batch.examples.all_kept else prefetch
+    threads = 1 if workers or batch.in_memory else prefetch
     buffered = 1 if workers else prefetch
     dataset = grain.MapDataset.range(start, stop).map(batch)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))

@@ -1,6 +1,8 @@
 """Datasets by name."""
 
+import bisect
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +35,44 @@ class Source:
     label_names: tuple[str, ...] | None = None
     max_labels: int = 1
     class_counts: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenated:
+    """The records of several sources, one after the other."""
+
+    parts: tuple[Source, ...]
+    ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The record at `index`."""
+        part = bisect.bisect_right(self.ends, index)
+        return self.parts[part].records[index - (self.ends[part - 1] if part else 0)]
+
+
+def concatenate(parts: Sequence[Source]) -> Source:
+    """Several sources of the same classes as one.
+
+    Raises:
+      ValueError: if their classes differ, in number or by name, or if one has no records.
+    """
+    first = parts[0]
+    names = {part.label_names for part in parts} - {None}
+    for part in parts:
+        if part.num_classes != first.num_classes or len(names) > 1:
+            raise ValueError(
+                f"data.mixture: {first.name!r} has {first.num_classes} classes, {part.name!r} has {part.num_classes}, "
+                "or their names differ: prepare the parts with one list of classes"
+            )
+        if not len(part.records):
+            raise ValueError(f"data.mixture: dataset {part.name!r} split {part.split!r} has no records")
+    name, split = (" + ".join(getattr(part, field) for part in parts) for field in ("name", "split"))
+    ends = tuple(itertools.accumulate(len(part.records) for part in parts))
+    return dataclasses.replace(first, name=name, split=split, records=Concatenated(tuple(parts), ends))
 
 
 def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrl_jax.data import images
+from mrl_jax.data import cropping, images
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -36,6 +36,9 @@ def png(image):
         ("decode|random_resized_crop(50, scale=(0.5, 1), ratio=(1, 1))", (50, 50, 3)),
         ("decode | random_crop(48, padding=4) | random_shift(2)", (48, 48, 3)),
         ("decode(1)|random_resized_crop(8)|random_shift(1)|flip_lr(1)", (8, 8, 1)),
+        ("decode|flip_lr(1)|random_shift(1)|random_resized_crop(8)", (8, 8, 3)),
+        ("decode|rand_augment(3, 10)|color_jitter(0.5, hue=0.2)|random_erasing(1)", (40, 60, 3)),
+        ("decode(1)|rand_augment|color_jitter(hue=0.5)|random_erasing(1, ratio=(1, 1))", (40, 60, 1)),
     ],
 )
 def test_shape_type_and_determinism(spec, shape):
@@ -65,7 +68,7 @@ def test_decode_reads_files_and_leaves_arrays():
 
 
 def test_flip_is_an_involution_and_happens_half_of_the_time():
-    flip = images.flip_lr
+    flip = cropping.flip_lr
     np.testing.assert_array_equal(flip(flip(PHOTO, rng(), 1), rng(), 1), PHOTO)
     np.testing.assert_array_equal(flip(PHOTO, rng(), 0), PHOTO)
     np.testing.assert_array_equal(flip(PHOTO, rng(), 1)[:, 0], PHOTO[:, -1])
@@ -85,27 +88,42 @@ def test_center_crop_is_central():
     np.testing.assert_array_equal(run("decode|center_crop(20)"), PHOTO[10:30, 20:40])
 
 
-def test_random_resized_crop_of_the_whole_image_is_a_resize():
-    whole = run("decode|random_resized_crop(60, scale=(1, 1), ratio=(1.5, 1.5))")
-    np.testing.assert_array_equal(whole, np.asarray(Image.fromarray(PHOTO).resize((60, 60), Image.Resampling.BILINEAR)))
+def pillow(image, size, box=None):
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)).astype(int)
+
+
+def smooth(height, width, channels=3):
+    """An image without fine detail: resizing it well has one answer."""
+    small = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8).squeeze()
+    large = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return large.reshape(height, width, channels)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (250, 250), (400, 400), (1000, 900), (3000, 2100)])
+def test_random_resized_crop_of_the_whole_image_is_a_resize(shape):
+    image = smooth(*shape)
+    height, width = shape
+    spec = f"decode|random_resized_crop(224, scale=(1, 1), ratio=({width / height}, {width / height}))"
+    np.testing.assert_allclose(run(spec, image), pillow(image, 224), atol=2)
+
+
+def test_averaging_leaves_no_pattern_of_fine_detail():
+    """Stripes of one pixel become grey, and not other stripes."""
+    stripes = np.zeros((960, 960, 3), np.uint8)
+    stripes[::2] = 255
+    found = run("decode|random_resized_crop(224, scale=(1, 1), ratio=(1, 1))", stripes)
+    assert np.abs(found.astype(int) - 127).max() <= 2
 
 
 def test_random_resized_crop_falls_back_to_the_centre():
     # No box of half the area and ratio 10 fits: the widest one of that ratio is 60 x 6, in the middle.
-    crop = run("decode|random_resized_crop(60, scale=(0.5, 0.5), ratio=(10, 10))")
-    expected = Image.fromarray(PHOTO).resize((60, 60), Image.Resampling.BILINEAR, box=(0, 17, 60, 23))
-    np.testing.assert_array_equal(crop, np.asarray(expected))
+    crop = run("decode|random_resized_crop(60, scale=(0.5, 0.5), ratio=(10, 10))", smooth(40, 60))
+    np.testing.assert_allclose(crop, pillow(smooth(40, 60)[17:23], 60), atol=2)
 
 
-def test_random_resized_crop_draws_the_stated_areas_and_ratios(monkeypatch):
-    boxes = []
-    picture = Image.fromarray(np.zeros((400, 400), np.uint8))
-    monkeypatch.setattr(picture, "resize", lambda size, how, box: boxes.append(box) or Image.new("L", size))
-    monkeypatch.setattr(images, "_picture", lambda image: picture)
+def test_random_resized_crop_draws_the_stated_areas_and_ratios():
     generator = rng()
-    for _ in range(500):
-        images.random_resized_crop(np.zeros((400, 400, 1), np.uint8), generator, 8)
-    left, top, right, bottom = np.array(boxes).T
+    left, top, right, bottom = np.array([cropping.random_box(400, 400, generator) for _ in range(500)]).T
     assert left.min() >= 0 and top.min() >= 0 and right.max() <= 400 and bottom.max() <= 400  # noqa: PT018
     area, ratio = (right - left) * (bottom - top) / 400**2, (right - left) / (bottom - top)
     assert area.min() == pytest.approx(0.08, abs=0.01)
@@ -119,7 +137,7 @@ def test_random_shift_moves_by_every_offset_and_repeats_the_border():
     image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
     generator, seen = rng(), set()
     for _ in range(300):
-        shifted = images.random_shift(image, generator, 2)
+        shifted = cropping.random_shift(image, generator, 2)
         dy, dx = divmod(int(shifted[2, 2, 0]), 6)
         seen.add((dy - 2, dx - 2))
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
@@ -131,13 +149,16 @@ def test_random_crop_takes_every_place_of_the_padded_image():
     image = np.arange(1, 17, dtype=np.uint8).reshape(4, 4, 1)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     places = {padded[y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
-    assert {images.random_crop(image, rng(seed), 4, 1).tobytes() for seed in range(200)} == places
+    assert {cropping.random_crop(image, rng(seed), 4, 1).tobytes() for seed in range(200)} == places
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("decode|flip_rl", r"operation 'flip_rl' .*'center_crop', 'decode', 'flip_lr'.*did you mean 'flip_lr'"),
+        (
+            "decode|flip_rl",
+            r"operation 'flip_rl' .*'center_crop', .*'flip_lr'.*did you mean 'flip_lr'",
+        ),
         ("", "cannot be read"),
         ("decode|", "cannot be read"),
         ("decode|center_crop(", "cannot be read"),
@@ -159,6 +180,11 @@ def test_random_crop_takes_every_place_of_the_padded_image():
         ("decode|flip_lr(1.5)", "probability=1.5"),
         ("decode|random_shift(-1)", "pixels=-1"),
         ("decode|random_crop(8, padding=-1)", "padding=-1"),
+        ("decode|rand_augment(0)", "layers=0 .* must be a positive integer"),
+        ("decode|rand_augment(2, 11)", r"magnitude=11 .* a number in \[0, 10\]"),
+        ("decode|color_jitter(-0.1)", "brightness=-0.1"),
+        ("decode|color_jitter(hue=0.6)", r"hue=0.6 .* a number in \[0, 0.5\]"),
+        ("decode|random_erasing(2)", "probability=2"),
     ],
 )
 def test_bad_specs_are_named(spec, message):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from mrl_jax.data import images, pipeline, sources
+from mrl_jax.data import images, pipeline, sampling, sources
 
 N = 50
 AUGMENT = images.parse("decode|random_shift(2)|flip_lr")
@@ -138,12 +138,12 @@ def test_small_datasets_are_read_once(monkeypatch):
 @pytest.mark.parametrize("in_memory", [0, 2**22])
 @pytest.mark.parametrize("n", [1, 2, 7, 256, 1000])
 def test_each_epoch_is_a_permutation(n, in_memory, monkeypatch):
-    monkeypatch.setattr(pipeline, "_SHUFFLE_IN_MEMORY", in_memory)
-    epochs = [[pipeline.order(5, e * n + i, n) for i in range(n)] for e in range(3)]
+    monkeypatch.setattr(sampling, "_SHUFFLE_IN_MEMORY", in_memory)
+    epochs = [[sampling.order(5, e * n + i, n) for i in range(n)] for e in range(3)]
     assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
     assert all(type(i) is int for i in epochs[0])
     if n > 100:
-        others = [*epochs[1:], list(range(n)), [pipeline.order(6, i, n) for i in range(n)]]
+        others = [*epochs[1:], list(range(n)), [sampling.order(6, i, n) for i in range(n)]]
         # Epoch 1 of seed 5 must not be epoch 0 of seed 6.
         assert epochs[1] != others[-1]
         for other in others:
@@ -153,8 +153,8 @@ def test_each_epoch_is_a_permutation(n, in_memory, monkeypatch):
 
 def test_order_is_pinned():
     """A changed order changes every run that is resumed: this test failing means a note to users."""
-    assert [pipeline.order(0, p, 10) for p in range(10)] == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
-    assert [pipeline.order(0, p, 2**23) for p in range(4)] == [4623698, 2504779, 7543402, 424041]
+    assert [sampling.order(0, p, 10) for p in range(10)] == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
+    assert [sampling.order(0, p, 2**23) for p in range(4)] == [4623698, 2504779, 7543402, 424041]
 
 
 def test_the_stream_covers_each_epoch():

@@ -11,7 +11,7 @@ import raw
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mrl_jax.data import array_records, images, pipeline, sources
+from mrl_jax.data import array_records, decoding, images, pipeline, sources
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):
@@ -57,7 +57,7 @@ def test_tfds_gives_encoded_images_and_labels(tfds_dir):
     seen = set()
     for i in range(10):
         record = source.records[i]
-        image = images.decode(record["image"])
+        image = decoding.decode(record["image"])
         number = int(image[0, 0, 0])
         assert image.shape == (8 + number, 6, 3)
         assert record == {"image": record["image"], "label": number % 3}
@@ -150,7 +150,7 @@ def test_sources_travel_to_workers(tfds_dir, array_dir, icons_dir):
         source.records[0]  # opens the files
         other = pickle.loads(pickle.dumps(source))
         np.testing.assert_array_equal(
-            images.decode(other.records[1]["image"]), images.decode(source.records[1]["image"])
+            decoding.decode(other.records[1]["image"]), decoding.decode(source.records[1]["image"])
         )
 
 
