@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"train", "evaluate", "embed", "probe"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -23,7 +23,7 @@ ALLOWED = {
     "losses": FOUNDATION,
     "models": FOUNDATION,
     "data": FOUNDATION,
-    "evals": FOUNDATION,
+    "evals": FOUNDATION | {"losses"},
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
     "config": FOUNDATION,
@@ -34,6 +34,10 @@ ALLOWED = {
     "results": FOUNDATION | {"writers"},
     "report": {"results", "writers"},
     "workdir": {"config", "writers"},
+    "features_dir": set(),
+    "features_writer": {"features_dir", "writers"},
+    "trained": {"checkpoints", "config", "parts", "step"},
+    "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
     "parts": FOUNDATION | {"config", "data", "evals", "models", "objectives", "optim", "sharding", "step"},
 }
 
