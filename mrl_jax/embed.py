@@ -33,7 +33,10 @@ def main(argv: list[str]) -> None:
             extract.extract(path, step, config, out, dtype=options.dtype, block_rows=options.block_rows)
             if jax.process_index() == 0:
                 z, labels, info = features_dir.open_features(out)
-                print(f"{out}: features {z.dtype}{z.shape}, labels {labels.shape} of {info.num_classes} classes, step {step}")
+                print(
+                    f"{out}: features {z.dtype}{z.shape}, labels {labels.shape} of {info.num_classes} classes, "
+                    f"checkpoint {step}"
+                )
 
 
 if __name__ == "__main__":

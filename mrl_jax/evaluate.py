@@ -8,7 +8,6 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import ml_collections

@@ -56,7 +56,9 @@ def extract(
             return
         variables = trained.variables(path, step, run)
         try:
-            _fill(run, variables, writer, needed, block_rows, dtype, label=f"{config.data.name} {config.data.eval_split}")
+            _fill(
+                run, variables, writer, needed, block_rows, dtype, label=f"{config.data.name} {config.data.eval_split}"
+            )
         except BaseException:
             if writer:
                 writer.abandon()

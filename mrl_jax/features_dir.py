@@ -152,10 +152,12 @@ def block_digest(z: np.ndarray, labels: np.ndarray) -> str:
 
 def _pair(features: pathlib.Path, labels: pathlib.Path, num_classes: int | None = None) -> Features:
     z, y = _read(features, "features"), _read(labels, "labels")
-    if z.ndim != 2 or not z.size or not np.issubdtype(z.dtype, np.floating) and z.dtype != ml_dtypes.bfloat16:
+    if z.ndim != 2 or not z.size or (not np.issubdtype(z.dtype, np.floating) and z.dtype != ml_dtypes.bfloat16):
         raise ValueError(f"{features}: features are {z.dtype}{z.shape}; they must be floats of shape (N, D)")
     if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"{labels}: labels are {y.dtype}; they must be integers, since float16 tells few classes apart")
+        raise ValueError(
+            f"{labels}: labels are {y.dtype}; they must be integers, since float16 tells few classes apart"
+        )
     if y.ndim not in (1, 2) or len(y) != len(z):
         raise ValueError(f"{labels}: labels have shape {y.shape} for {len(z)} rows of features; give (N,) or (N, L)")
     if num_classes is None:

@@ -95,7 +95,9 @@ class FeaturesWriter:
         found = self._found()
         if found is None:
             if any((self._directory / name).exists() for name in (FEATURES, LABELS)):
-                raise ValueError(f"{self._directory} holds a {FEATURES} or {LABELS} that is not ours: choose another --out")
+                raise ValueError(
+                    f"{self._directory} holds a {FEATURES} or {LABELS} that is not ours: choose another --out"
+                )
             self._directory.mkdir(parents=True, exist_ok=True)
             found = {"block_rows": block_rows}
         self.block_rows = found.pop("block_rows")
@@ -217,7 +219,9 @@ def _allocate(path: pathlib.Path, shape: tuple[int, ...], dtype: str) -> int:
             else:
                 file.truncate(offset + size)
         except OSError as error:
-            raise OSError(error.errno, f"{path} needs {size / 2**30:.2f} GiB ({error.strerror}): name another --out") from error
+            raise OSError(
+                error.errno, f"{path} needs {size / 2**30:.2f} GiB ({error.strerror}): name another --out"
+            ) from error
         os.fsync(file.fileno())
     return offset
 
