@@ -56,9 +56,7 @@ def extract(
             return
         variables = trained.variables(path, step, run)
         try:
-            _fill(
-                run, variables, writer, needed, block_rows, dtype, label=f"{config.data.name} {config.data.eval_split}"
-            )
+            fill(run, variables, make_embed(run, dtype), writer, needed, block_rows)
         except BaseException:
             if writer:
                 writer.abandon()
@@ -129,18 +127,17 @@ def _open(
     return writer, needed[2 : 2 + int(needed[1])].astype(bool), int(needed[0])
 
 
-def _fill(
+def fill(
     run: parts.Parts,
     variables: Any,
+    embed: Any,
     writer: FeaturesWriter | None,
     needed: np.ndarray,
     block_rows: int,
-    dtype: str,
-    *,
-    label: str,
 ) -> None:
+    """Hands the rows of the needed blocks to the writer (None: another process writes); `embed` as `make_embed`'s."""
     rows, size = len(run.train_source.records), run.config.data.eval_batch_size
-    embed = make_embed(run, dtype)
+    label = f"{run.config.data.name} {run.config.data.eval_split}"
     missing = sum(min(block_rows, rows - i * block_rows) for i in np.flatnonzero(needed))
     bar = progress.Rows(label, rows, rows - missing, enabled=jax.process_index() == 0)
     in_flight: collections.deque[jax.Array] = collections.deque()
@@ -171,6 +168,8 @@ def make_embed(run: parts.Parts, dtype: str) -> Any:
 
 
 def _batches(run: parts.Parts, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+    # Decoding lets other threads run; where there is nothing to decode, more threads only get in each other's way.
+    encoded = isinstance(run.train_source.records[0]["image"], bytes)
     return pipeline.eval_batches(
         run.train_source,
         images.parse(run.config.data.eval_ops),
@@ -180,6 +179,7 @@ def _batches(run: parts.Parts, start: int, stop: int) -> Iterator[dict[str, np.n
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=run.config.data.workers,
+        prefetch=8 if encoded or run.config.data.workers else 1,
     )
 
 
