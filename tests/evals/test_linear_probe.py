@@ -235,9 +235,11 @@ def test_features_that_never_change_are_no_obstacle(data):
     z, z_test = z.copy(), z_test.copy()
     z[:, [1, 7]], z_test[:, [1, 7]] = 3.0, 3.0
     problem = linear_probe.make_problem((z, labels), (z_test, labels_test), CLASSES, DIMS)
-    values, _ = linear_probe.probe(problem, ["ridge", "logistic", "pca"])
-    assert all(np.isfinite(v) for v in values.values())
-    assert values["logistic_top1@12"] > 0.4
+    values, _ = linear_probe.probe(problem, ["ridge", "pca"])
+    assert min(values.values()) > 0.3
+    whole = problem.fit_moments + problem.held_moments
+    fitted, _ = logistic.fit(problem.whole, whole, DIMS, [1e-3] * 3)
+    assert accuracy(problem.test, fitted.heads)[0].min() > 0.3
 
 
 @pytest.mark.parametrize(
