@@ -67,9 +67,7 @@ def fit(
     gram = gram[: max(dims), : max(dims)] / moments.rows
     plain = _Coordinates(np.eye(len(gram)), np.eye(len(gram)))
     maps = {p: _Coordinates.of(gram, p * classes) if precondition else plain for p in set(l2)}
-    mean = jnp.asarray(moments.mean_z, jnp.float32)
-    zeros = [np.zeros((m + 1, classes)) for m in dims]
-    starts = [maps[p].forward(w) for p, w in zip(l2, start or zeros)]
+    starts = [maps[p].forward(w) for p, w in zip(l2, start or [np.zeros((m + 1, classes)) for m in dims])]
 
     weights = {g: maps[p].back(x) for g, (p, x) in enumerate(zip(l2, starts))}
     compiled = list(weights)
@@ -78,7 +76,7 @@ def fit(
         compiled[:] = _to_compile(compiled, points, dims, len(stream) * classes)
         for g, x in points.items():
             weights[g] = maps[l2[g]].back(x.reshape(dims[g] + 1, classes))
-        losses, grads = _pass(stream, mean, tuple(dims[g] for g in compiled), [weights[g] for g in compiled])
+        losses, grads = _pass(stream, moments.mean_z, tuple(dims[g] for g in compiled), [weights[g] for g in compiled])
         answers = {}
         for g, loss, grad in zip(compiled, losses, grads):
             grad[:-1] += l2[g] * weights[g][:-1]
@@ -88,8 +86,8 @@ def fit(
 
     found = lockstep.minimise(evaluate, [x.ravel() for x in starts], max_iterations=MAX_ITERATIONS, tolerance=tolerance)
     ends = [maps[p].back(r.x.reshape(m + 1, classes)) for p, r, m in zip(l2, found, dims)]
-    iterations, converged = [r.iterations for r in found], [r.converged for r in found]
-    return Fit(_heads(ends, moments, dims), list(l2), iterations, converged), ends
+    heads = _heads(ends, moments, dims)
+    return Fit(heads, list(l2), [r.iterations for r in found], [r.converged for r in found]), ends
 
 
 def choose(
@@ -175,9 +173,10 @@ def _heads(weights: Sequence[np.ndarray], moments: Moments, dims: Sequence[int])
 
 
 def _pass(
-    stream: Stream, mean: jax.Array, dims: tuple[int, ...], weights: Sequence[np.ndarray]
+    stream: Stream, mean_D: np.ndarray, dims: tuple[int, ...], weights: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Mean cross-entropy (G,) and its gradient (m + 1, C) at every dim, in one pass."""
+    mean = jnp.asarray(mean_D, jnp.float32)
     kernels = [jnp.asarray(w[:-1], jnp.float32) for w in weights]
     biases = [jnp.asarray(w[-1], jnp.float32) for w in weights]
 
