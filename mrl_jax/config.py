@@ -112,6 +112,11 @@ def vit(variant: str = "B/16") -> dict[str, Any]:
     return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own
 
 
+def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
+    """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`."""
+    return {"name": "linear_probe", "every": 0, "split": split, "train": train, "dims": (), "seed": 0}
+
+
 def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
     """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken."""
     with c.unlocked():

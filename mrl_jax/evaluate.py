@@ -8,13 +8,12 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, parts, report, results
+from mrl_jax import checkpoints, commands, distributed, parts, report, results, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import variables_of
@@ -27,7 +26,7 @@ def evaluate(
 
     Args:
       path: the run's folder, of which only `checkpoints/` is read.
-      config: the run's, as `config_of` gives it.
+      config: the run's, as `trained.config_of` gives it.
       step: a step of `checkpoints/`.
       names: of `config.evals`.
       ff: folders of fixed-feature runs, evaluated before, to draw beside this one.
@@ -50,26 +49,6 @@ def evaluate(
     return values
 
 
-def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir: str | None = None) -> Any:
-    """The config that a checkpoint holds, on the devices at hand, with other dims or another data folder if given.
-
-    Raises:
-      ValueError: if dims are not whole numbers.
-    """
-    config = configs.from_json(checkpoints.read_run(path / "checkpoints", step)["config"]).unlock()
-    # Parameters that were split stay split, over whatever devices there are now.
-    split = config.mesh.fsdp > 1
-    config.mesh = {"data": 1 if split else -1, "fsdp": -1 if split else 1, "model": 1}
-    config.batch_size = config.data.eval_batch_size
-    if data_dir:
-        config.data.dir = data_dir
-    if not all(dim.isdecimal() for dim in dims):
-        raise ValueError(f"--dims={','.join(dims)}: give whole numbers separated by commas, for example 8,12,16")
-    for evaluator in config.evals.values():
-        evaluator.dims = tuple(int(dim) for dim in dims) or evaluator.dims
-    return config.lock()
-
-
 def _beside(workdirs: list[str]) -> list[tuple[str, str, int, float]]:
     """The points of fixed-feature runs, each at its own dim."""
     points = []
@@ -82,34 +61,14 @@ def _beside(workdirs: list[str]) -> list[tuple[str, str, int, float]]:
     return points
 
 
-def _checkpoint(path: pathlib.Path, step: int | None) -> int:
-    directory = path / "checkpoints"
-    if step is None:
-        found = checkpoints.newest(directory)
-        if found is None:
-            raise FileNotFoundError(
-                f"{directory} holds no finished checkpoint: train first, with "
-                f"`python -m mrl_jax.train --config=configs/quickstart.py --workdir={path}`"
-            )
-        return found
-    if step not in checkpoints.steps(directory):
-        raise FileNotFoundError(f"--step={step} is not in {directory}, which holds {checkpoints.steps(directory)}")
-    reason = checkpoints.damage(directory / str(step))
-    if reason:
-        raise ValueError(
-            f"--step={step}: the checkpoint is damaged: {reason}; leave --step out for the newest intact one"
-        )
-    return step
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
     options = flags.FLAGS
     distributed.initialize(options.multihost)
     path = pathlib.Path(options.workdir)
-    step = _checkpoint(path, options.step)
-    config = config_of(path, step, options.dims, options.data_dir)
+    step = trained.choose_step(path, options.step)
+    config = trained.config_of(path, step, options.dims, options.data_dir)
     for name in options.evals:
         choose("--evals", name, config.evals)
     evaluate(path, config, step, options.evals or list(config.evals), options.ff)

@@ -34,8 +34,12 @@ class Parts(NamedTuple):
     evaluators: Mapping[str, Any]
 
 
-def assemble(config: ml_collections.ConfigDict) -> Parts:
+def assemble(config: ml_collections.ConfigDict, num_classes: int | None = None) -> Parts:
     """Builds every part of a run.
+
+    Args:
+      config: of the run.
+      num_classes: of the head, where the data are not those of training; None: as many as the data have.
 
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
@@ -75,7 +79,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
         options,
         head=config.head,
         nesting=nesting,
-        num_classes=source.num_classes,
+        num_classes=num_classes or source.num_classes,
         dtype=config.dtype,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),

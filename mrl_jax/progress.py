@@ -67,3 +67,22 @@ def _ends_and_middle(dims: tuple[int, ...]) -> tuple[int, ...]:
     if len(dims) <= 5:
         return dims
     return tuple(dims[i * (len(dims) - 1) // 4] for i in range(5))
+
+
+class Rows:
+    """Rows done, rows per second and time left, on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, label: str, total: int, done: int, *, enabled: bool):
+        """Starts the clock with `done` of `total` rows done before; prints nothing where not `enabled`."""
+        seconds = 0.1 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm.tqdm(
+            desc=label, total=total, initial=done, unit=" rows", mininterval=seconds, disable=not enabled, ascii=" #"
+        )
+
+    def advance(self, rows: int) -> None:
+        """Counts rows as done."""
+        self._bar.update(rows)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()

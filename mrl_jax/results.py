@@ -12,9 +12,18 @@ from mrl_jax.writers import write_json
 Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
 
 
-def write(workdir: os.PathLike | str, values: Values, *, step: int, nesting: Nesting, head: str, command: str) -> None:
-    """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, and the command that repeats
-    it.
+def write(
+    workdir: os.PathLike | str,
+    values: Values,
+    *,
+    step: int | None,
+    nesting: Nesting,
+    head: str | None,
+    command: str,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
+    and by evaluator what else there is to tell.
     """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
@@ -28,6 +37,7 @@ def write(workdir: os.PathLike | str, values: Values, *, step: int, nesting: Nes
                 "untrained_dims": [m for m in dims if m not in nesting.dims],
                 "values": dict(measured),
                 "command": command,
+                **({"details": details[name]} if details else {}),
             },
         )
 
@@ -62,11 +72,11 @@ def curves(values: Values) -> dict[str, dict[int, float]]:
     return found
 
 
-def table(values: Values, nesting: Nesting, step: int) -> str:
+def table(values: Values, nesting: Nesting, step: int | None) -> str:
     """Percent by dim and metric; dims that were not trained are marked."""
     columns = curves(values)
     dims = sorted({dim for curve in columns.values() for dim in curve})
-    lines = [f"After {step} updates, in percent (~ dim not trained):"]
+    lines = [("In percent" if step is None else f"After {step} updates, in percent") + " (~ dim not trained):"]
     lines.append("     dim  " + "  ".join(f"{name:>{_width(name)}}" for name in columns))
     for dim in dims:
         cells = [f"{100 * c[dim]:{_width(n)}.2f}" if dim in c else " " * _width(n) for n, c in columns.items()]

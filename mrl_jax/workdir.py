@@ -17,8 +17,8 @@ from mrl_jax.writers import write_json
 
 
 @contextlib.contextmanager
-def owned(workdir: os.PathLike | str) -> Iterator[pathlib.Path]:
-    """Holds the folder for this run; the operating system lets go of it however the process ends.
+def owned(workdir: os.PathLike | str, flag: str = "--workdir") -> Iterator[pathlib.Path]:
+    """Holds the folder (that `flag` named) for this run; the operating system lets go of it however the process ends.
 
     In a run of several processes the first one holds it for all.
 
@@ -34,15 +34,15 @@ def owned(workdir: os.PathLike | str) -> Iterator[pathlib.Path]:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (held until the run ends)
     except OSError as error:
-        raise OSError(f"--workdir={path} cannot be written to ({error.strerror}): choose another folder") from error
+        raise OSError(f"{flag}={path} cannot be written to ({error.strerror}): choose another folder") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise RuntimeError(
-                f"--workdir={path} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, "
-                "stop it, or choose another --workdir"
+                f"{flag}={path} is in use by another run ({lock.read().strip() or 'unknown'}): wait for it, "
+                f"stop it, or choose another {flag}"
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")

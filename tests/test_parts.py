@@ -4,6 +4,7 @@ import command
 import pytest
 import tiny
 
+from mrl_jax import config as defaults
 from mrl_jax import parts
 
 
@@ -39,6 +40,17 @@ from mrl_jax import parts
 def test_bad_fields_are_named_before_compilation(change, message):
     with pytest.raises(ValueError, match=message):
         parts.assemble(tiny.config(**change))
+
+
+def test_evaluators_are_made_from_the_config():
+    config = tiny.config()
+    with config.unlocked():
+        config.evals.linear_probe = defaults.linear_probe()
+    assert list(parts.assemble(config).evaluators) == ["classification", "knn", "linear_probe"]
+    with config.unlocked():
+        config.evals.linear_probe.trian = "train"
+    with pytest.raises(ValueError, match=r"evals\.linear_probe\.trian is not an option"):
+        parts.assemble(config)
 
 
 @pytest.mark.parametrize(

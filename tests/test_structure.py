@@ -25,7 +25,7 @@ ALLOWED = {
     "losses": FOUNDATION,
     "models": FOUNDATION,
     "data": FOUNDATION,
-    "evals": FOUNDATION,
+    "evals": FOUNDATION | {"losses"},
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
     "mixing": FOUNDATION,
@@ -37,6 +37,10 @@ ALLOWED = {
     "results": FOUNDATION | {"writers"},
     "report": {"results", "writers"},
     "workdir": {"config", "writers"},
+    "features_dir": set(),
+    "features_writer": {"features_dir", "writers"},
+    "trained": {"checkpoints", "config", "parts", "step"},
+    "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
     "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},
 }
 

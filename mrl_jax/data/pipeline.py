@@ -85,6 +85,8 @@ def eval_batches(
     transform: Transform,
     *,
     batch_size: int,
+    start_batch: int = 0,
+    stop_batch: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -92,7 +94,8 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over the source in its own order, the last batch filled up; every process yields equally many batches.
 
-    Arguments and errors are those of `train_batches`. A random operation draws the same at every pass.
+    Arguments and errors are those of `train_batches`; the pass may be cut to the batches from `start_batch` to before
+    `stop_batch`. A random operation draws the same at every pass.
 
     Returns:
       An iterator over {"image", "label"} as in training, "mask": bool (b,), False for the rows that fill up (zeros),
@@ -100,7 +103,8 @@ def eval_batches(
     """
     rows = _rows(source, batch_size, process_index, process_count)
     batch = _EvalBatch(_Examples(source, transform, 0), batch_size, rows)
-    return _iterate(batch, 0, -(-len(source.records) // batch_size), workers, prefetch)
+    end = -(-len(source.records) // batch_size)
+    return _iterate(batch, start_batch, end if stop_batch is None else min(stop_batch, end), workers, prefetch)
 
 
 def _generator(seed: int, position: int) -> np.random.Generator:

@@ -2,5 +2,6 @@
 
 from mrl_jax.evals.classification import Classification
 from mrl_jax.evals.knn import NearestNeighbors
+from mrl_jax.evals.linear_probe import LinearProbe
 
-EVALUATORS = {"classification": Classification, "knn": NearestNeighbors}
+EVALUATORS = {"classification": Classification, "knn": NearestNeighbors, "linear_probe": LinearProbe}

@@ -61,6 +61,14 @@ def test_knn_on_its_own_gallery_is_perfect(data):
     assert dict(EVALUATORS["knn"](gallery="test").run(store(*data)))["top1@4"] == 1.0
 
 
+def test_linear_probe_by_dim(data):
+    z, label = (np.tile(x, (20, 1) if x.ndim == 2 else 20) for x in data)
+    values = dict(EVALUATORS["linear_probe"]().run(store(z, label)))
+    assert set(values) == {f"top{k}@{m}" for k in (1, 5) for m in (2, 3, 4)}
+    assert values["top1@4"] == values["top5@2"] == 1.0
+    assert values["top1@2"] == pytest.approx(6 / 7), "classes 2 and 3 look alike, and 3 is rarer"
+
+
 def test_more_neighbours_than_gallery(data):
     with pytest.raises(ValueError, match="k=8 is more than the 7"):
         dict(EVALUATORS["knn"](k=8).run(store(*data)))

@@ -1,0 +1,55 @@
+"""Writes the features of a checkpoint over a dataset, at full dim; the same command continues or repairs.
+
+python -m mrl_jax.embed --workdir=runs/q --out=features/q
+python -m mrl_jax.embed --workdir=runs/q --step=800 --dataset=array_record:photos --split=train --out=features/photos \\
+    --dtype=float16 --ops='decode|resize_small(256)|center_crop(224)'
+
+Every split becomes a folder OUT/SPLIT with features.npy, labels.npy and manifest.json (see mrl_jax/features_dir.py).
+"""
+
+import pathlib
+
+import jax
+from absl import flags
+
+from mrl_jax import commands, distributed, extract, features_dir, trained
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    del argv
+    options = flags.FLAGS
+    distributed.initialize(options.multihost)
+    path = pathlib.Path(options.workdir)
+    if options.block_rows < 1:
+        raise ValueError(f"--block_rows={options.block_rows} must be at least 1")
+    step = trained.choose_step(path, options.step)
+    base = trained.config_of(path, step, data_dir=options.data_dir)
+    splits = options.split or list(dict.fromkeys([base.data.train_split, base.data.eval_split]))
+    with distributed.together():
+        for split in splits:
+            config = trained.over(base, options.dataset, split, options.ops, options.batch_size)
+            out = pathlib.Path(options.out) / split.replace("/", "_")
+            extract.extract(path, step, config, out, dtype=options.dtype, block_rows=options.block_rows)
+            if jax.process_index() == 0:
+                z, labels, info = features_dir.open_features(out)
+                print(
+                    f"{out}: features {z.dtype}{z.shape}, labels {labels.shape} of {info.num_classes} classes, "
+                    f"checkpoint {step}"
+                )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The folder of a trained run.")
+    flags.DEFINE_integer("step", None, "Which checkpoint; by default the newest intact one.")
+    flags.DEFINE_string("dataset", None, "A name as config.data.name takes it; by default the run's own.")
+    flags.DEFINE_list("split", [], "Splits of it; by default the run's train and eval split.")
+    flags.DEFINE_string("out", None, "Where the features go: a folder OUT/SPLIT for every split. Rerun to continue.")
+    flags.DEFINE_enum("dtype", "float32", extract.DTYPES, "Of the file.")
+    flags.DEFINE_string("ops", None, "The transform of the images; by default the run's data.eval_ops.")
+    flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
+    flags.DEFINE_integer("batch_size", None, "Of all devices together; by default the run's data.eval_batch_size.")
+    flags.DEFINE_integer("block_rows", extract.BLOCK_ROWS, "Rows between two points to continue from after a kill.")
+    flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
+    flags.mark_flags_as_required(["workdir", "out"])
+    commands.run(main)

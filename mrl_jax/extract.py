@@ -1,0 +1,196 @@
+"""Features of a model over one split of a dataset, into a directory, by every device of every process.
+
+Reading, computing and writing overlap: batches are read ahead, the devices are handed the next batch before the last
+one is done, and a thread takes what they have finished to the disk. Of several processes the first one writes; each
+computes its rows of every batch, and the devices gather them.
+"""
+
+import collections
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mrl_jax import parts, progress, sharding, trained, workdir
+from mrl_jax.data import images, pipeline, sources
+from mrl_jax.features_writer import FeaturesWriter, Layout
+
+BLOCK_ROWS = 8192
+DTYPES = ("float32", "float16")
+_IN_FLIGHT = 3  # batches handed to the devices and not yet known to be done
+
+
+def extract(
+    path: pathlib.Path,
+    step: int,
+    config: Any,
+    out: pathlib.Path,
+    *,
+    dtype: str = "float32",
+    block_rows: int = BLOCK_ROWS,
+) -> None:
+    """Writes the features of a checkpoint to `out`, or what is missing of them there.
+
+    Args:
+      path: the run's folder.
+      step: of the checkpoint.
+      config: as `trained.over` gives it: the data are its `data.eval_split`.
+      out: the directory, as `features_dir` describes it.
+      dtype: float16 or float32, of the file.
+      block_rows: rows between two points from which an interrupted run continues.
+
+    Raises:
+      ValueError: where `out` holds other features, the data do not fit the model, or a value is not finite.
+      OSError: where `out` cannot be written to.
+    """
+    run = trained.assemble(path, step, config)
+    with workdir.owned(out, "--out"), jax.set_mesh(run.mesh):
+        writer, needed, block_rows = _open(run, out, identity(path, step, run, dtype), dtype, block_rows)
+        if not needed.any():
+            if writer:
+                writer.close()
+            return
+        variables = trained.variables(path, step, run)
+        try:
+            fill(run, variables, make_embed(run, dtype), writer, needed, block_rows)
+        except BaseException:
+            if writer:
+                writer.abandon()
+            raise
+        if writer:
+            writer.close()
+
+
+def identity(path: pathlib.Path, step: int, run: parts.Parts, dtype: str) -> dict[str, Any]:
+    """What tells features from any others: the checkpoint, the data and how they are read, the dtype."""
+    source, data = run.train_source, run.config.data
+    return {
+        "checkpoint": trained.identity(path, step),
+        "dataset": {
+            "name": data.name,
+            "split": data.eval_split,
+            "ops": data.eval_ops,
+            "examples": len(source.records),
+            "sha256_of_three": _fingerprint(source),
+        },
+        "dtype": dtype,
+    }
+
+
+def _fingerprint(source: sources.Source) -> str:
+    """A digest of the first, the middle and the last record: the same wherever the data lie."""
+    digest, n = hashlib.sha256(), len(source.records)
+    for index in sorted({0, n // 2, n - 1}):
+        record = source.records[index]
+        for name in sorted(record):
+            value = record[name]
+            digest.update(name.encode())
+            digest.update(value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _open(
+    run: parts.Parts, out: pathlib.Path, own: dict[str, Any], dtype: str, block_rows: int
+) -> tuple[FeaturesWriter | None, np.ndarray, int]:
+    """The first process's writer, which blocks are needed, and the rows of a block; the last two on every process."""
+    source = run.train_source
+    record = images.parse(run.config.data.eval_ops)(source.records[0], np.random.default_rng(0))
+    layout = Layout(
+        rows=len(source.records),
+        dim=run.nesting.full,
+        dtype=dtype,
+        labels=np.shape(record["label"]),
+        num_classes=source.num_classes,
+        label_names=source.label_names,
+        dims=run.nesting.dims,
+    )
+    if jax.process_count() == 1:
+        writer = FeaturesWriter(out, own, layout, block_rows)
+        return writer, writer.missing, writer.block_rows
+    writer, failure, needed = None, None, np.zeros(len(source.records) + 2, np.int32)
+    if jax.process_index() == 0:
+        try:
+            writer = FeaturesWriter(out, own, layout, block_rows)
+            needed[:2] = writer.block_rows, len(writer.missing)
+            needed[2 : 2 + len(writer.missing)] = writer.missing
+        except (ValueError, OSError) as error:
+            failure = error
+    needed = multihost_utils.broadcast_one_to_all(needed)
+    if failure:
+        raise failure
+    if needed[0] == 0:
+        raise ValueError(f"--out={out}: the first process could not open it; its error says why")
+    return writer, needed[2 : 2 + int(needed[1])].astype(bool), int(needed[0])
+
+
+def fill(
+    run: parts.Parts,
+    variables: Any,
+    embed: Any,
+    writer: FeaturesWriter | None,
+    needed: np.ndarray,
+    block_rows: int,
+) -> None:
+    """Hands the rows of the needed blocks to the writer (None: another process writes); `embed` as `make_embed`'s."""
+    rows, size = len(run.train_source.records), run.config.data.eval_batch_size
+    label = f"{run.config.data.name} {run.config.data.eval_split}"
+    missing = sum(min(block_rows, rows - i * block_rows) for i in np.flatnonzero(needed))
+    bar = progress.Rows(label, rows, rows - missing, enabled=jax.process_index() == 0)
+    in_flight: collections.deque[jax.Array] = collections.deque()
+    for first, last in _runs(needed):
+        start, stop = first * block_rows // size, -(-min(last * block_rows, rows) // size)
+        for number, batch in enumerate(_batches(run, start, stop), start):
+            _check_rows(batch, number * size, rows)
+            arrays = sharding.to_devices({"image": batch["image"], "label": batch["label"]}, run.mesh)
+            z, labels = embed(variables, arrays)
+            in_flight.append(z)
+            if len(in_flight) > _IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            if writer:
+                writer.put(number * size, z, labels)
+            done = min((number + 1) * size, last * block_rows, rows) - max(number * size, first * block_rows)
+            bar.advance(done)
+    bar.close()
+
+
+def make_embed(run: parts.Parts, dtype: str) -> Any:
+    """The jitted `(variables, {"image", "label"}) -> (z, label)`: z (B, D) in `dtype`, both whole on every device."""
+
+    def embed(variables, batch):
+        z, _ = run.model.apply(variables, {"image": batch["image"]}, train=False)
+        return z.astype(dtype), batch["label"]
+
+    return jax.jit(embed, out_shardings=sharding.replicated(run.mesh))
+
+
+def _batches(run: parts.Parts, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+    # Decoding lets other threads run; where there is nothing to decode, more threads only get in each other's way.
+    encoded = isinstance(run.train_source.records[0]["image"], bytes)
+    return pipeline.eval_batches(
+        run.train_source,
+        images.parse(run.config.data.eval_ops),
+        batch_size=run.config.data.eval_batch_size,
+        start_batch=start,
+        stop_batch=stop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=run.config.data.workers,
+        prefetch=8 if encoded or run.config.data.workers else 1,
+    )
+
+
+def _check_rows(batch: dict[str, np.ndarray], first: int, rows: int) -> None:
+    """Raises ValueError if the batch does not hold the records that its place in the file stands for."""
+    index = first + len(batch["index"]) * jax.process_index() + np.arange(len(batch["index"]))
+    if not np.array_equal(batch["index"], np.where(index < rows, index, -1)):
+        raise ValueError(f"the batch at row {first} lacks records of the dataset: every row needs its record")
+
+
+def _runs(needed: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of neighbouring blocks that are needed."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], needed, [False]]).astype(int)))
+    return zip(edges[::2].tolist(), edges[1::2].tolist())

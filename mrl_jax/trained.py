@@ -1,0 +1,113 @@
+"""A trained run seen from its folder alone: which checkpoint, its config on the devices at hand, its variables."""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from mrl_jax import checkpoints, parts
+from mrl_jax import config as configs
+from mrl_jax.step import variables_of
+
+
+def choose_step(path: pathlib.Path, step: int | None) -> int:
+    """The step asked for, or that of the newest intact checkpoint of the run in `path`.
+
+    Raises:
+      FileNotFoundError: where there is no such checkpoint.
+      ValueError: where it is damaged.
+    """
+    directory = path / "checkpoints"
+    if step is None:
+        found = checkpoints.newest(directory)
+        if found is None:
+            raise FileNotFoundError(
+                f"{directory} holds no finished checkpoint: train first, with "
+                f"`python -m mrl_jax.train --config=configs/quickstart.py --workdir={path}`"
+            )
+        return found
+    if step not in checkpoints.steps(directory):
+        raise FileNotFoundError(f"--step={step} is not in {directory}, which holds {checkpoints.steps(directory)}")
+    reason = checkpoints.damage(directory / str(step))
+    if reason:
+        raise ValueError(
+            f"--step={step}: the checkpoint is damaged: {reason}; leave --step out for the newest intact one"
+        )
+    return step
+
+
+def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir: str | None = None) -> Any:
+    """The config that a checkpoint holds, on the devices at hand, with other dims or another data folder if given.
+
+    Raises:
+      ValueError: if dims are not whole numbers.
+    """
+    config = configs.from_json(checkpoints.read_run(path / "checkpoints", step)["config"]).unlock()
+    # Parameters that were split stay split, over whatever devices there are now.
+    split = config.mesh.fsdp > 1
+    config.mesh = {"data": 1 if split else -1, "fsdp": -1 if split else 1, "model": 1}
+    config.batch_size = config.data.eval_batch_size
+    if data_dir:
+        config.data.dir = data_dir
+    for evaluator in config.evals.values():
+        evaluator.dims = whole_numbers(dims) or evaluator.dims
+    return config.lock()
+
+
+def whole_numbers(dims: Sequence[str]) -> tuple[int, ...]:
+    """The values of `--dims`. Raises ValueError for a word that is not a whole number."""
+    if not all(dim.isdecimal() for dim in dims):
+        raise ValueError(f"--dims={','.join(dims)}: give whole numbers separated by commas, for example 8,12,16")
+    return tuple(int(dim) for dim in dims)
+
+
+def over(
+    config: ml_collections.ConfigDict, dataset: str | None, split: str, ops: str | None, batch_size: int | None
+) -> ml_collections.ConfigDict:
+    """`config` with its data replaced: one split of a dataset (None: its own), read for evaluation.
+
+    Args:
+      config: as `config_of` gives it.
+      dataset: a name as in `config.data.name`.
+      split: of that dataset.
+      ops: the transform in place of `config.data.eval_ops`.
+      batch_size: in place of `config.data.eval_batch_size`.
+    """
+    config = ml_collections.ConfigDict(config).unlock()
+    data = config.data
+    data.name = dataset or data.name
+    data.train_split = data.eval_split = split
+    data.train_ops = data.eval_ops = ops or data.eval_ops
+    config.batch_size = data.eval_batch_size = batch_size or data.eval_batch_size
+    return config.lock()
+
+
+def assemble(path: pathlib.Path, step: int, config: ml_collections.ConfigDict) -> parts.Parts:
+    """The parts of a trained model over the data that `config` names, which need not be those of its training."""
+    return parts.assemble(config, num_classes=checkpoints.read_run(path / "checkpoints", step)["num_classes"])
+
+
+def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
+    """The variables of the checkpoint.
+
+    Raises:
+      ValueError: if its parameters are not of the shapes that the images of `run` ask for.
+    """
+    try:
+        return variables_of(checkpoints.load(path / "checkpoints", step, run.abstract_state))
+    except ValueError as error:
+        shape = run.abstract_batch["image"].shape[1:]
+        data = run.config.data
+        raise ValueError(
+            f"{path} was not trained on images of shape {shape}, which dataset {data.name!r} split "
+            f"{data.eval_split!r} has after --ops={data.eval_ops!r}: give --ops that end in the size and channels of "
+            f"its training ({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def identity(path: pathlib.Path, step: int) -> dict[str, Any]:
+    """What tells a checkpoint from any other: its step and the SHA-256 of its manifest, which lists every file's."""
+    manifest = path / "checkpoints" / str(step) / checkpoints.MANIFEST
+    return {"step": step, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}

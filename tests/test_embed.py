@@ -1,0 +1,178 @@
+"""Features of a checkpoint over a dataset: the right rows, whatever happens on the way, on any number of devices."""
+
+import random
+import signal
+
+import command
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mrl_jax import checkpoints, extract, parts, probe, results, step, trained
+from mrl_jax import config as configs
+from mrl_jax.data import sources
+from mrl_jax.features_dir import JOURNAL, open_features
+
+EXAMPLES = 40
+
+
+def save_checkpoint(path, **overrides):
+    """A run's folder with the untrained model of `tiny` as its checkpoint; returns the model's parts and state."""
+    config = tiny.config(data__name=f"synthetic:size=16,channels=1,classes=6,examples={EXAMPLES}", **overrides)
+    run = parts.assemble(config)
+    with jax.set_mesh(run.mesh):
+        state = parts.init_state(run)
+        saver = checkpoints.Checkpoints(path / "checkpoints", keep=2, keep_period=0)
+        saver.save(3, state, {"config": configs.to_json(config), "num_classes": 6})
+        saver.close()
+    return run, state
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    return path, *save_checkpoint(path)
+
+
+def embed(workdir, out, split="test", dataset=None, ops=None, batch_size=None, at=3, **options):
+    config = trained.over(trained.config_of(workdir, at), dataset, split, ops, batch_size)
+    extract.extract(workdir, at, config, out, **options)
+    return open_features(out, verify=True)
+
+
+@pytest.fixture(scope="module")
+def whole(workdir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("features") / "whole"
+    return out, embed(workdir[0], out, block_rows=8)
+
+
+def content(path):
+    return {p.name: p.read_bytes() for p in sorted(path.iterdir()) if p.name != ".lock"}
+
+
+def test_rows_are_those_of_the_dataset_in_its_order(workdir, whole):
+    _, run, state = workdir
+    _, (z, labels, info) = whole
+    source = sources.load(run.config.data.name, "test", data_dir=run.config.data.dir)
+    images = np.stack([source.records[i]["image"] for i in range(EXAMPLES)])
+    expected, _ = run.model.apply(step.variables_of(state), {"image": images}, train=False)
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+    assert labels.tolist() == [source.records[i]["label"] for i in range(EXAMPLES)]
+    assert (info.dims, info.num_classes) == (run.nesting.dims, 6)
+    assert info.identity["checkpoint"]["step"] == 3
+
+
+def test_an_interruption_anywhere_ends_in_the_same_bytes(workdir, whole, tmp_path, monkeypatch):
+    out, batches = tmp_path / "stopped", extract._batches
+
+    def breaking(run, start, stop):
+        for number, batch in enumerate(batches(run, start, stop)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(extract, "_batches", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        embed(workdir[0], out, block_rows=8)
+    assert (out / JOURNAL).exists()
+    monkeypatch.setattr(extract, "_batches", batches)
+    embed(workdir[0], out, block_rows=8)
+    assert content(out) == content(whole[0])
+    monkeypatch.setattr(extract, "_batches", None)
+    embed(workdir[0], out, block_rows=8)
+
+
+def test_float16_and_blocks_that_batches_do_not_fit(workdir, whole, tmp_path):
+    z, labels, _ = embed(workdir[0], tmp_path / "x", dtype="float16", block_rows=7, batch_size=8)
+    assert z.dtype == np.float16
+    np.testing.assert_allclose(z, whole[1].z, atol=2e-3, rtol=2e-3)
+    np.testing.assert_array_equal(labels, whole[1].labels)
+
+
+# Orbax leaves reads unawaited where a shape does not fit.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_another_dataset_with_other_classes(workdir, tmp_path):
+    other = "synthetic:size=24,channels=3,classes=11,examples=13"
+    ops = "decode(1)|center_crop(16)"
+    _, labels, info = embed(workdir[0], tmp_path / "x", dataset=other, ops=ops)
+    assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
+    with pytest.raises(ValueError, match=r"not trained on images of shape \(24, 24, 3\).*give --ops"):
+        embed(workdir[0], tmp_path / "y", dataset=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "train"}, r"identity\.dataset\.split: test there, train here"),
+        ({"dtype": "float16"}, "dtype: float32 there, float16 here"),
+        ({"ops": "decode|center_crop(16)"}, r"identity\.dataset\.ops"),
+        ({"dataset": "synthetic:size=16,channels=1,classes=6,examples=41"}, r"identity\.dataset\.examples"),
+    ],
+)
+def test_features_of_anything_else_are_refused(workdir, whole, change, message):
+    before = content(whole[0])
+    with pytest.raises(ValueError, match=f"holds other features .*{message}"):
+        embed(workdir[0], whole[0], **change)
+    assert content(whole[0]) == before
+
+
+def test_features_of_another_checkpoint_are_refused(whole, tmp_path):
+    save_checkpoint(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"identity\.checkpoint\.manifest_sha256"):
+        embed(tmp_path, whole[0])
+    other = embed(tmp_path, tmp_path / "features")
+    with pytest.raises(ValueError, match=r"--test those of another checkpoint .*: embed both with one checkpoint"):
+        probe.check_same_model(whole[1], other)
+
+
+def test_probe_of_features_leaves_a_table_a_json_and_a_picture(whole, tmp_path, capsys):
+    probe.probe(whole[1], whole[1], (4, 12, 32), ["ridge", "pca"], 0, tmp_path)
+    shown = capsys.readouterr().out
+    assert "~     12" in shown
+    assert "ridge top1" in shown
+    found = results.read(tmp_path)["probe"]
+    assert found["step"] == 3
+    assert found["untrained_dims"] == [12]
+    assert set(found["values"]) == {f"{k}_top{n}@{m}" for k in ("ridge", "pca") for n in (1, 5) for m in (4, 12, 32)}
+    assert found["details"]["train"]["checkpoint"]["step"] == 3
+    assert (tmp_path / "plots" / "probe.png").stat().st_size > 1000
+
+
+def start(workdir, out, *arguments, **options):
+    split = "--dataset=synthetic:size=16,channels=1,classes=6,examples=3000", "--split=test", "--batch_size=16"
+    names = f"--workdir={workdir}", f"--out={out}", "--block_rows=48"
+    return command.start("mrl_jax.embed", *names, *split, *arguments, **options)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_same_command_ends_in_the_same_bytes(workdir, tmp_path):
+    command.finish(start(workdir[0], tmp_path / "whole"))
+    draw, out, kills = random.Random(0), tmp_path / "killed", 0
+    for _ in range(3):
+        process, lines = start(workdir[0], out), draw.randrange(3, 20)
+        journal = out / "test" / JOURNAL
+        before = len(journal.read_text().splitlines()) if journal.exists() else 0
+        command.kill_when(
+            process, lambda b=before, n=lines, j=journal: j.exists() and len(j.read_text().splitlines()) >= b + n
+        )
+        command.finish(process, expect=-signal.SIGKILL)
+        kills += 1
+    output = command.finish(start(workdir[0], out))
+    assert "features float32(3000, 32), labels (3000,) of 6 classes, checkpoint 3" in output
+    assert content(out / "test") == content(tmp_path / "whole" / "test")
+    assert kills == 3
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(workdir, tmp_path):
+    from test_distributed import port
+
+    several = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port()}", "JAX_NUM_PROCESSES": "2"}
+    processes = [start(workdir[0], tmp_path / "two", devices=2, JAX_PROCESS_ID=str(i), **several) for i in range(2)]
+    for process in processes:
+        command.finish(process)
+    command.finish(start(workdir[0], tmp_path / "one"))
+    one, two = (open_features(tmp_path / name / "test", verify=True) for name in ("one", "two"))
+    np.testing.assert_array_equal(one.labels, two.labels)
+    np.testing.assert_allclose(one.z, two.z, rtol=1e-4, atol=1e-5)
