@@ -3,7 +3,8 @@
 `checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is
 written last, in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the
 data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a
-step that does not match it is damaged, and the next older one is used.
+step that does not match it is damaged, and the next older one is used. So is one that holds values that are not
+finite, which no save writes.
 """
 
 import hashlib
@@ -21,11 +22,17 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from mrl_jax import trees
+
 MANIFEST = "manifest.json"
 
 
 class DamagedError(RuntimeError):
     """Checkpoints were completed here, but none of them is intact."""
+
+
+class NonFiniteError(ValueError):
+    """A checkpoint holds values that are not finite."""
 
 
 class Checkpoints:
@@ -48,8 +55,16 @@ class Checkpoints:
     def save(self, step: int, state: Any, run: Mapping[str, Any]) -> None:
         """Starts saving `state` and the JSON-able `run`; waits for the save before it, and raises if that one
         failed.
+
+        Raises:
+          FloatingPointError: if the state holds values that are not finite; nothing is written then.
         """
         self.wait()
+        if not trees.all_finite(state):
+            raise FloatingPointError(
+                f"after step {step} the state holds values that are not finite, so it is not saved: lower optim.lr or "
+                f"set optim.clip_norm; the checkpoints below {self._directory} are from before it"
+            )
         response = self._checkpointer.save_async(step, state, force=True)
 
         def commit():
@@ -126,13 +141,17 @@ def steps(directory: os.PathLike | str) -> list[int]:
     return sorted((int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True) if path.is_dir() else []
 
 
-def newest(directory: os.PathLike | str) -> int | None:
+def newest(directory: os.PathLike | str, below: int | None = None) -> int | None:
     """The newest intact step, or None where no save was ever completed; every one passed over is reported.
+
+    Args:
+      directory: the folder `checkpoints/`.
+      below: a step found to be of no use; it and those after it are passed over.
 
     Raises:
       DamagedError: if saves were completed but none is intact.
     """
-    step = _newest_here(pathlib.Path(directory)) if jax.process_index() == 0 else -1
+    step = _newest_here(pathlib.Path(directory), below) if jax.process_index() == 0 else -1
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == -2:
@@ -143,9 +162,11 @@ def newest(directory: os.PathLike | str) -> int | None:
     return None if step == -1 else step
 
 
-def _newest_here(directory: pathlib.Path) -> int:
-    damaged = False
+def _newest_here(directory: pathlib.Path, below: int | None) -> int:
+    damaged = below is not None
     for step in steps(directory):
+        if below is not None and step >= below:
+            continue
         if not (directory / str(step) / MANIFEST).exists():
             logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
             continue
@@ -186,16 +207,48 @@ def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
 
 
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
-    """The state saved at `step`, each leaf with the shape, dtype and sharding of `abstract_state`."""
-    return ocp.load(pathlib.Path(directory).absolute() / str(step), abstract_state, checkpointable_name="state")
+    """The state saved at `step`, each leaf with the shape, dtype and sharding of `abstract_state`.
+
+    Raises:
+      NonFiniteError: if it holds values that are not finite.
+    """
+    return _load(directory, step, abstract_state)
+
+
+def load_parts(directory: os.PathLike | str, step: int, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the state saved at `step` the fields named, each leaf as in `load`; the others are not read."""
+    return _load(directory, step, dict(abstract_parts))
 
 
 def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str]) -> dict[str, Any]:
     """Of the state saved at `step` these fields, whatever their shapes, as numpy arrays."""
     path = pathlib.Path(directory).absolute() / str(step)
     saved = ocp.metadata(path, checkpointable_name="state").metadata
-    abstract = {field: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved[field]) for field in fields}
+    return _load(directory, step, {f: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[f]) for f in fields})
+
+
+def _load(directory: os.PathLike | str, step: int, abstract: Any) -> Any:
+    path = pathlib.Path(directory).absolute() / str(step)
     context = ocp.Context()
-    context.pytree.loading.partial_load = True
+    context.pytree.loading.partial_load = isinstance(abstract, dict)
     with context:
-        return ocp.load(path, abstract, checkpointable_name="state")
+        state = ocp.load(path, abstract, checkpointable_name="state")
+    if not trees.all_finite(state):
+        raise NonFiniteError(f"checkpoint {path} holds values that are not finite: take an older step")
+    return state
+
+
+def restore(directory: os.PathLike | str, abstract_state: Any) -> tuple[int, Any] | None:
+    """The newest step that is intact and finite, and its state as `load` gives it; None where no save was completed.
+
+    Raises:
+      DamagedError: if saves were completed but none is intact and finite.
+    """
+    step = newest(directory)
+    while step is not None:
+        try:
+            return step, load(directory, step, abstract_state)
+        except NonFiniteError as error:
+            logging.error("%s; trying the next older one", error)
+            step = newest(directory, below=step)
+    return None

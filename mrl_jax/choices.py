@@ -21,16 +21,30 @@ def choose(field: str, value: str, choices: Collection[str]) -> None:
 def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
     """The function of `table` that options["name"] names, and the keyword arguments among the other options.
 
+    An option of another function of the table is let pass at its default there, so that a config that has it can be
+    switched by name alone.
+
     Raises:
       ValueError: for an unknown name or argument, with the choices and the nearest one.
     """
     options = dict(options)
     name = options.pop("name")
     choose(f"{field}.name", name, table)
-    known = [p.name for p in inspect.signature(table[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
+    known = _keywords(table[name])
+    for option, value in list(options.items()):
+        if option in known:
+            continue
+        others = {other: _keywords(fn)[option] for other, fn in table.items() if option in _keywords(fn)}
+        if value not in others.values():
+            switch = f"; it is one of {list(others)}: set it to {next(iter(others.values()))!r}" if others else ""
             raise ValueError(
-                f"{field}.{option} is not an option of {name!r}, which has {known}{nearest(option, known)}"
+                f"{field}.{option}={value!r} is not an option of {name!r}, which has {list(known)}"
+                f"{switch or nearest(option, known)}"
             )
+        del options[option]
     return table[name], options
+
+
+def _keywords(fn: Callable) -> dict[str, Any]:
+    """The keyword-only parameters with their defaults."""
+    return {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY}

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 # Fields that may differ when a run continues: they change what is reported or kept, never what is computed.
-SAFE_TO_CHANGE = ("checkpoint.", "data.dir", "data.workers", "evals.", "log.", "profile.")
+SAFE_TO_CHANGE = ("checkpoint.", "data.dir", "data.workers", "evals.", "log.", "nan_patience", "profile.")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -16,10 +16,22 @@ def default() -> ml_collections.ConfigDict:
     c.seed = 0
     c.total_steps = 1000  # exactly this many updates
     c.batch_size = 128  # rows of the global batch
+    c.accumulate = 1  # microbatches of batch_size / accumulate rows per update, one after the other: less memory
+    c.nan_policy = "stop"  # at a loss or gradient that is not finite: stop | skip, leave that update out and count it
+    c.nan_patience = 10  # skip: so many in a row stop the run
+    c.init = {
+        "path": "",  # start from these parameters: a run's folder, one of its checkpoints, or a .safetensors file
+        "skip": "",  # regex of parameters to start fresh, and of those of the file to leave out
+    }
     c.dtype = "float32"  # compute dtype, float32 or bfloat16; parameters and softmax statistics are always float32
 
     c.head = "mrl"  # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims
-    c.nesting = {"dims": (8, 16, 32, 64, 128), "weights": ()}  # no weights: 1 for every dim
+    c.nesting = {
+        "dims": (8, 16, 32, 64, 128),
+        "weights": (),  # none: 1 for every dim
+        "sample": 0,  # so many dims drawn per update, reweighted to the same expected loss; 0: all of them
+        "keep_full": True,  # the full dim is always among those drawn
+    }
     c.loss = {"name": "softmax", "label_smoothing": 0.0, "chunk": 0}  # chunk: classes per tile, 0 lets the loss choose
     # none | mixup | cutmix | both, of which share of the batches, and the alphas of their Beta (mrl_jax/mixing.py)
     c.mix = {"name": "none", "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "probability": 1.0}
@@ -69,8 +81,17 @@ def default() -> ml_collections.ConfigDict:
     return c.lock()
 
 
-# weight_decay is multiplied by the learning rate; no_decay: a regex of parameters left out; clip_norm 0: no clipping.
-REGULARISATION = {"weight_decay": 1e-4, "no_decay": "bias|scale", "clip_norm": 0.0}
+# Of every optimizer.
+REGULARISATION = {
+    "weight_decay": 1e-4,  # multiplied by the learning rate
+    "no_decay": "bias|scale",  # regex of parameters left out of weight decay
+    "clip_norm": 0.0,  # of the gradient; 0: no clipping
+    "ema": 0.0,  # decay of a moving average of the parameters, which is what evaluation sees; 0: none
+    "ema_warmup": False,  # the average starts short: decay (1 + t) / (10 + t), up to ema
+    "layer_decay": 1.0,  # the learning rate shrinks by this factor per layer, from the head down
+    "multipliers": (),  # (regex, factor) pairs: multiples of the learning rate, first match wins
+    "freeze": "",  # regex of parameters left as they are; a BatchNorm frozen whole keeps its statistics
+}
 
 
 def adamw(lr: float, b2: float = 0.999) -> dict[str, Any]:
@@ -103,12 +124,13 @@ def resnet(variant: str = "50") -> dict[str, Any]:
         "blurpool": False,
         "zero_init_residual": False,
         "base_width": 64,
+        "drop_path": 0.0,
     }
 
 
 def vit(variant: str = "B/16") -> dict[str, Any]:
     """Options of a ViT, for `config.model`."""
-    own = {"posemb": "learn", "pool": "gap", "dropout": 0.0, "remat": False, "scan": False}
+    own = {"posemb": "learn", "pool": "gap", "dropout": 0.0, "drop_path": 0.0, "remat": False, "scan": False}
     return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own
 
 

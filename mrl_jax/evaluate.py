@@ -16,7 +16,7 @@ from absl import flags
 from mrl_jax import checkpoints, commands, distributed, parts, report, results, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
-from mrl_jax.step import variables_of
+from mrl_jax.step import EVALUATED, evaluated
 
 
 def evaluate(
@@ -33,8 +33,9 @@ def evaluate(
     """
     run = parts.assemble(config)
     with jax.set_mesh(run.mesh):
-        state = checkpoints.load(path / "checkpoints", step, run.abstract_state)
-        store = parts.feature_store(run, parts.make_embed(run), variables_of(state))
+        wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
+        variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
+        store = parts.feature_store(run, parts.make_embed(run), variables)
         values = {name: dict(run.evaluators[name].run(store)) for name in names}
     if jax.process_index() == 0:
         untrained = sorted({m for v in values.values() for _, m in map(results.split_name, v)} - set(run.nesting.dims))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -19,6 +19,30 @@ PEAK_BF16 = {
     "TPU v4": 275e12,
     "TPU v3": 61.5e12,
     "TPU v2": 22.5e12,
+}
+
+
+class Accelerator(NamedTuple):
+    """A device by its usual name: dense bf16 operations per second, bytes of memory."""
+
+    peak: float
+    memory: float
+
+
+# One chip (v2 and v3: one core of two), as the vendors' data sheets have it.
+ACCELERATORS = {
+    "a100": Accelerator(312e12, 80e9),
+    "a100-40gb": Accelerator(312e12, 40e9),
+    "h100": Accelerator(989e12, 80e9),
+    "h200": Accelerator(989e12, 141e9),
+    "l4": Accelerator(121e12, 24e9),
+    "v100": Accelerator(125e12, 32e9),
+    "v2": Accelerator(22.5e12, 8 * 2**30),
+    "v3": Accelerator(61.5e12, 16 * 2**30),
+    "v4": Accelerator(275e12, 32 * 2**30),
+    "v5e": Accelerator(197e12, 16 * 2**30),
+    "v5p": Accelerator(459e12, 95 * 2**30),
+    "v6e": Accelerator(918e12, 32 * 2**30),
 }
 
 

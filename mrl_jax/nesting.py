@@ -74,6 +74,30 @@ class Nesting:
         return len(self.dims)
 
 
+def draw_weights(key: jax.Array, nesting: Nesting, sample: int, keep_full: bool) -> jax.Array:
+    """Weights (G,) of a random subset of `sample` dims: zero for the others, and the expectation is nesting.weights.
+
+    The dims are drawn without replacement, each weight divided by the probability that its dim is drawn. With
+    `keep_full` the full dim is always among them.
+
+    Raises:
+      ValueError: unless 1 <= sample <= G, and sample > 1 where keep_full leaves other dims to be drawn.
+    """
+    total = len(nesting)
+    drawn, among = (sample - 1, total - 1) if keep_full else (sample, total)
+    if not min(among, 1) <= drawn <= among:
+        least = 2 if keep_full else 1
+        raise ValueError(
+            f"nesting.sample={sample} must be in {least}..{total} dims drawn per step"
+            f"{' (nesting.keep_full counts as one of them)' if keep_full else ''}, or 0 for all of them"
+        )
+    rank_G = jax.random.permutation(key, among)
+    weight_G = jnp.where(rank_G < drawn, among / max(drawn, 1), 0.0)
+    if keep_full:
+        weight_G = jnp.append(weight_G, 1.0)
+    return weight_G * jnp.asarray(nesting.weights)
+
+
 def truncate(z: jax.Array, dim: int, normalize: bool = True) -> jax.Array:
     """The first `dim` features of z (..., D), then scaled to unit L2 norm (in this order: MRL, appendix C).
 

@@ -1,9 +1,12 @@
 """Learning-rate schedules and the optimizer chain, every part of it from optax."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mrl_jax import trees
@@ -101,9 +104,15 @@ def make_schedule(lr: float, total_steps: int, options: Mapping[str, Any]) -> Sc
 
 
 def make_optimizer(
-    schedule: Schedule, options: Mapping[str, Any], *, weight_decay: float, no_decay: str, clip_norm: float
+    schedule: Schedule,
+    options: Mapping[str, Any],
+    *,
+    weight_decay: float,
+    no_decay: str,
+    clip_norm: float,
+    multiplier: Callable[[str], Any] = lambda name: 1.0,
 ) -> optax.GradientTransformation:
-    """clip -> precondition or momentum -> weight decay -> learning rate.
+    """clip -> precondition or momentum -> weight decay -> learning rate -> its multiple for each parameter.
 
     SGD adds the weight decay to the gradient before the momentum, as every published SGD recipe does; the others are
     decoupled from it (AdamW).
@@ -114,6 +123,8 @@ def make_optimizer(
       weight_decay: its coefficient; multiplied by the learning rate.
       no_decay: a regular expression; parameters whose name it finds are not decayed.
       clip_norm: the largest global gradient norm; 0 for no clipping.
+      multiplier: of the learning rate, by the parameter's name: one number, or one for each entry of the parameter's
+        first axis.
     """
     make, arguments = pick("optim", OPTIMIZERS, options)
     decay = optax.add_decayed_weights(
@@ -122,5 +133,43 @@ def make_optimizer(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     body = {"sgd": (decay, make(**arguments)), "lamb": (make(**arguments), decay, optax.scale_by_trust_ratio())}
     return optax.chain(
-        clip, *body.get(options["name"], (make(**arguments), decay)), optax.scale_by_learning_rate(schedule)
+        clip,
+        *body.get(options["name"], (make(**arguments), decay)),
+        optax.scale_by_learning_rate(schedule),
+        optax.stateless(lambda updates, _: trees.map_named(lambda n, u: _scaled(u, multiplier(n)), updates)),
     )
+
+
+def _scaled(update: jax.Array, factor: Any) -> jax.Array:
+    factor = np.asarray(factor, np.float32)
+    if factor.ndim == 0:
+        return update if factor == 1 else update * factor.item()
+    return update * factor.reshape(-1, *[1] * (update.ndim - 1))
+
+
+def make_multiplier(
+    distance: Callable[[str], Any], layer_decay: float, multipliers: Sequence[tuple[str, float]]
+) -> Callable[[str], Any]:
+    """The multiple of the learning rate by the name of a parameter: layer_decay ** distance, times that of the first
+    regular expression of `multipliers` that finds the name.
+
+    Args:
+      distance: from the name of a parameter to its distance from the output in layers: an int, or an array of them
+        along the parameter's first axis.
+      layer_decay: in (0, 1]; 1 for the same rate everywhere (2106.08254, section A).
+      multipliers: (regular expression, factor) pairs.
+
+    Raises:
+      ValueError: for a decay or a factor out of range.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"optim.layer_decay={layer_decay} must be in (0, 1]; 1 for the same rate in every layer")
+    for pattern, factor in multipliers:
+        if not 0 <= factor < np.inf:
+            raise ValueError(f"optim.multipliers: the factor {factor} of {pattern!r} must be finite and not negative")
+
+    def multiplier(name: str) -> Any:
+        own = next((factor for pattern, factor in multipliers if re.search(pattern, name)), 1.0)
+        return own * layer_decay ** np.asarray(distance(name))
+
+    return multiplier

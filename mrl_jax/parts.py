@@ -1,6 +1,7 @@
 """A config made into the parts of a run, every mistake in it found before anything is compiled."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
-from mrl_jax.choices import pick
+from mrl_jax.choices import choose, pick
 from mrl_jax.data import images, pipeline, resolution, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
@@ -34,23 +35,23 @@ class Parts(NamedTuple):
     evaluators: Mapping[str, Any]
 
 
-def assemble(config: ml_collections.ConfigDict, num_classes: int | None = None) -> Parts:
+def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_classes: int | None = None) -> Parts:
     """Builds every part of a run.
 
     Args:
       config: of the run.
+      mesh: its devices; None: that of the config, over all of them.
       num_classes: of the head, where the data are not those of training; None: as many as the data have.
 
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
     nesting = Nesting(tuple(config.nesting.dims), tuple(config.nesting.weights) or None)
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch(config.batch_size, mesh)
+    mesh = mesh or sharding.make_mesh(**config.mesh)
+    sharding.check_batch(config.batch_size, mesh, microbatches=config.accumulate)
     sharding.check_batch(config.data.eval_batch_size, mesh, "data.eval_batch_size")
     _check_numbers(config)
     schedule = optim.make_schedule(config.optim.lr, config.total_steps, config.schedule)
-    tx = _optimizer(config.optim, schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     objective = make_objective(nesting, **arguments)
     mixing.make(config.mix)
@@ -83,8 +84,11 @@ def assemble(config: ml_collections.ConfigDict, num_classes: int | None = None) 
         dtype=config.dtype,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
+        freeze=config.optim.freeze,
     )
-    state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b), batch)
+    tx = _optimizer(config.optim, schedule, model.distance)
+    state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
+    _check_patterns(config.optim, state.params)
     for other in examples[1:]:
         _check_shape(model, state, batch, other["image"].shape)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
@@ -134,18 +138,51 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     # With two checkpoints kept, an intact one is left when the newest is damaged.
     least = {"total_steps": 1, "checkpoint/every": 1, "checkpoint/keep": 2, "log/every": 1, "profile/steps": 1}
     least |= {"checkpoint/keep_period": 0, "data/workers": 0, "optim/weight_decay": 0, "optim/clip_norm": 0}
+    least |= {"accumulate": 1, "nan_patience": 1, "nesting/sample": 0, "optim/ema": 0}
     for name, value in least.items():
         if flat[name] < value:
             raise ValueError(f"{name.replace('/', '.')}={flat[name]} must be at least {value}")
     if not config.optim.lr > 0:
         raise ValueError(f"optim.lr={config.optim.lr} must be positive")
+    if config.optim.ema >= 1:
+        raise ValueError(f"optim.ema={config.optim.ema} must be in [0, 1), for example 0.9999; 0 for no average")
+    choose("nan_policy", config.nan_policy, ("stop", "skip"))
 
 
-def _optimizer(options: Mapping[str, Any], schedule: optim.Schedule) -> optax.GradientTransformation:
+def _check_patterns(options: Mapping[str, Any], params: Any) -> None:
+    """Raises ValueError for a regular expression of config.optim that finds no parameter, or leaves none to train."""
+    names = list(trees.flatten(params))
+    patterns = {"optim.freeze": [options["freeze"]] if options["freeze"] else []}
+    patterns["optim.multipliers"] = [pattern for pattern, _ in options["multipliers"]]
+    for field, pattern in ((field, pattern) for field, found in patterns.items() for pattern in found):
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"{field}: {pattern!r} finds no parameter; some are {names[:: max(len(names) // 6, 1)]}")
+    if options["freeze"] and all(re.search(options["freeze"], name) for name in names):
+        raise ValueError(f"optim.freeze={options['freeze']!r} finds every parameter: nothing is left to train")
+
+
+def step_options(config: ml_collections.ConfigDict) -> step.Options:
+    """What the config says of the update itself."""
+    return step.Options(
+        microbatches=config.accumulate,
+        freeze=config.optim.freeze,
+        ema=config.optim.ema,
+        ema_warmup=config.optim.ema_warmup,
+        sample=config.nesting.sample,
+        keep_full=config.nesting.keep_full,
+        skip=config.nan_policy == "skip",
+    )
+
+
+def _optimizer(
+    options: Mapping[str, Any], schedule: optim.Schedule, distance: Callable[[str], Any]
+) -> optax.GradientTransformation:
     own = dict(options)
-    own.pop("lr")
+    for name in ("lr", "ema", "ema_warmup", "freeze"):
+        own.pop(name)
+    multiplier = optim.make_multiplier(distance, own.pop("layer_decay"), own.pop("multipliers"))
     shared = {name: own.pop(name) for name in ("weight_decay", "no_decay", "clip_norm")}
-    return optim.make_optimizer(schedule, own, **shared)
+    return optim.make_optimizer(schedule, own, multiplier=multiplier, **shared)
 
 
 def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
@@ -160,7 +197,7 @@ def init_state(parts: Parts) -> step.State:
     shardings = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
 
     def init(batch):
-        return step.init_state(parts.model.init, parts.tx, parts.config.seed, batch)
+        return step.init_state(parts.model.init, parts.tx, parts.config.seed, batch, step_options(parts.config))
 
     zeros = {name: np.zeros((1, *s.shape[1:]), s.dtype) for name, s in parts.abstract_batch.items()}
     return jax.jit(init, out_shardings=shardings)(zeros)
@@ -170,9 +207,8 @@ def jit_train_step(parts: Parts) -> Any:
     """The jitted update: the state donated, state and batch placed as `abstract_state` and the mesh say."""
     state = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
     batch = sharding.of_batch(parts.mesh)
-    update = step.make_train_step(
-        parts.model.apply, parts.objective, parts.tx, parts.nesting, augment=mixing.make(parts.config.mix)
-    )
+    options, augment = step_options(parts.config), mixing.make(parts.config.mix)
+    update = step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting, options, augment)
     return jax.jit(
         update, in_shardings=(state, batch), out_shardings=(state, sharding.replicated(parts.mesh)), donate_argnums=0
     )

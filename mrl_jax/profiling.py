@@ -24,5 +24,10 @@ class Trace:
         """To be called after each update is dispatched; ends the trace when its last step's `result` is there."""
         if self._running and step == self._last:
             jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Writes a trace that is still running; to be called when the run ends, before its last step or after it."""
+        if self._running:
             jax.profiler.stop_trace()
             self._running = False

@@ -13,15 +13,18 @@ class Progress:
     """Steps done, examples per second, share of the device's peak, time left, and loss and accuracy per dim."""
 
     def __init__(self, total_steps: int, first_step: int, nesting: Nesting, *, enabled: bool):
-        """Starts the clock; prints nothing where not `enabled` (processes other than the first)."""
-        self._total, self._first, self._nesting, self._enabled = total_steps, first_step, nesting, enabled
-        self._began = time.monotonic()
+        """Prints nothing where not `enabled` (processes other than the first)."""
+        self._total, self._nesting, self._enabled = total_steps, nesting, enabled
+        # Set by the first step, so that the time left is not that of its compilation.
+        self._first, self._began = first_step, None
         self._bar = None
         if enabled and sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def advance(self, step: int) -> None:
-        """Moves the bar to `step`."""
+        """Moves the bar to `step`; the clock starts at the end of the first one."""
+        if self._began is None:
+            self._first, self._began = step, time.monotonic()
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
@@ -33,9 +36,13 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             return
-        rate = (time.monotonic() - self._began) / max(step - self._first, 1)
-        left = tqdm.tqdm.format_interval(rate * (self._total - step))
-        print(f"step {step}/{self._total}  {left} left  {text}", flush=True)
+        print(f"step {step}/{self._total}  {self._left(step)} left  {text}", flush=True)
+
+    def _left(self, step: int) -> str:
+        if self._began is None or step <= self._first:
+            return "?"
+        rate = (time.monotonic() - self._began) / (step - self._first)
+        return tqdm.tqdm.format_interval(rate * (self._total - step))
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""
@@ -59,6 +66,10 @@ class Progress:
             parts.append(f"data {100 * values['train/data_wait']:.0f}%")
         if "train/mfu" in values:
             parts.append(f"MFU {100 * values['train/mfu']:.1f}%")
+        if "train/memory_gib" in values:
+            parts.append(f"{values['train/memory_gib']:.1f} GiB")
+        if values.get("train/skipped"):
+            parts.append(f"skipped {values['train/skipped']:.0f}")
         return "  ".join(parts)
 
 

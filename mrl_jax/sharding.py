@@ -17,32 +17,39 @@ from mrl_jax import trees
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int, fsdp: int, model: int) -> Mesh:
-    """A (data, fsdp, model) mesh over every device; one of the sizes may be -1, for all that is left.
+def make_mesh(data: int, fsdp: int, model: int, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp, model) mesh over every device, or over those given; one of the sizes may be -1, for all that is
+    left.
 
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
-    sizes, devices = {"data": data, "fsdp": fsdp, "model": model}, jax.device_count()
+    sizes, devices = {"data": data, "fsdp": fsdp, "model": model}, devices or jax.devices()
+    count = len(devices)
     free = [name for name, size in sizes.items() if size == -1]
     rest = int(np.prod([size for size in sizes.values() if size != -1]))
-    if len(free) == 1 and rest > 0 and devices % rest == 0:
-        sizes[free[0]] = devices // rest
-    if any(size < 1 for size in sizes.values()) or int(np.prod(list(sizes.values()))) != devices:
+    if len(free) == 1 and rest > 0 and count % rest == 0:
+        sizes[free[0]] = count // rest
+    if any(size < 1 for size in sizes.values()) or int(np.prod(list(sizes.values()))) != count:
         raise ValueError(
-            f"mesh={sizes} does not cover the {devices} devices at hand: the sizes must multiply to {devices}; "
+            f"mesh={sizes} does not cover the {count} devices at hand: the sizes must multiply to {count}; "
             "give at most one of them as -1 to take what is left"
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
-    """Raises ValueError unless every device of the batch axes gets the same number of rows."""
+def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size", microbatches: int = 1) -> None:
+    """Raises ValueError unless every device of the batch axes gets the same number of rows of every microbatch."""
     shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     if batch_size < 1 or batch_size % shards:
         raise ValueError(
             f"{field}={batch_size} is not divisible by the {shards} devices of mesh axes data x fsdp "
             f"({mesh.shape['data']} x {mesh.shape['fsdp']}): use a multiple of {shards}"
+        )
+    if batch_size % (shards * microbatches):
+        raise ValueError(
+            f"accumulate={microbatches}: {field}={batch_size} is not divisible by {microbatches} microbatches x "
+            f"{shards} devices: use a multiple of {microbatches * shards}"
         )
 
 

@@ -2,6 +2,7 @@
 
 python -m mrl_jax.train --config=configs/quickstart.py --workdir=runs/q
 python -m mrl_jax.train --config=configs/quickstart.py:mrl_e --workdir=runs/q_e --config.optim.lr=0.005
+python -m mrl_jax.train --config=configs/quickstart.py --dry_run --devices=8 --accelerator=h100
 """
 
 import contextlib
@@ -13,11 +14,25 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mrl_jax import checkpoints, commands, distributed, flops, parts, report, results, sharding, trees, workdir, writers
+from mrl_jax import (
+    checkpoints,
+    commands,
+    distributed,
+    estimate,
+    flops,
+    parts,
+    report,
+    results,
+    sharding,
+    trees,
+    workdir,
+    writers,
+)
 from mrl_jax import config as configs
 from mrl_jax.metrics import Recorder
 from mrl_jax.profiling import Trace
 from mrl_jax.progress import Progress
+from mrl_jax.start import Start, begin
 from mrl_jax.step import State, variables_of
 
 
@@ -28,33 +43,21 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
       Whether the run is complete; if not, its state is saved and the same call continues it.
     """
     run = parts.assemble(config)
-    workdir.claim(path, config)
+    workdir.check(path, config)
     with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
-        state, step, evaluated = _restore(run, path)
-        writer = writers.open_all(config.log, path, configs.to_json(config), first_step=step)
+        start = begin(run, path / "checkpoints")
+        workdir.claim(path, config)
+        checkpoints.set_aside(path / "checkpoints", start.step or None)
+        writer = writers.open_all(config.log, path, configs.to_json(config), first_step=start.step)
         stack.callback(writer.close)
-        progress = Progress(config.total_steps, step, run.nesting, enabled=jax.process_index() == 0)
+        progress = Progress(config.total_steps, start.step, run.nesting, enabled=jax.process_index() == 0)
         stack.callback(progress.close)
-        progress.say(_describe(run, state, step))
+        progress.say(_describe(run, start))
         saver = checkpoints.Checkpoints(
             path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period
         )
         stack.callback(saver.close)
-        return _Loop(run, path, writer, progress, saver).run(state, step, evaluated)
-
-
-def _restore(run: parts.Parts, path: pathlib.Path) -> tuple[State, int, int]:
-    """The state to go on from, its step, and the last step at which evaluations were done."""
-    directory = path / "checkpoints"
-    step = checkpoints.newest(directory)
-    checkpoints.set_aside(directory, step)
-    if step is None:
-        return parts.init_state(run), 0, -1
-    return (
-        checkpoints.load(directory, step, run.abstract_state),
-        step,
-        checkpoints.read_run(directory, step)["evaluated"],
-    )
+        return _Loop(run, path, writer, progress, saver, start.init).run(start.state, start.step, start.evaluated)
 
 
 class _Loop:
@@ -63,9 +66,15 @@ class _Loop:
     """
 
     def __init__(
-        self, run: parts.Parts, path: pathlib.Path, writer: Any, progress: Progress, saver: checkpoints.Checkpoints
+        self,
+        run: parts.Parts,
+        path: pathlib.Path,
+        writer: Any,
+        progress: Progress,
+        saver: checkpoints.Checkpoints,
+        init: dict[str, Any] | None,
     ):
-        self._run, self._config, self._path = run, run.config, path
+        self._run, self._config, self._path, self._init = run, run.config, path, init
         self._writer, self._progress, self._saver = writer, progress, saver
         self._embed = parts.make_embed(run)
         self._updates: dict[tuple[int, ...], tuple[Any, int]] = {}  # by the shape of the images
@@ -91,7 +100,7 @@ class _Loop:
             if recorder is None:
                 recorder = self._make_recorder()
                 batches = parts.train_batches(self._run, step)
-            elif due:
+            elif due or save:
                 recorder.pause(step)
             with recorder.waiting_for_data():
                 batch = sharding.to_devices(next(batches), self._run.mesh)
@@ -102,6 +111,7 @@ class _Loop:
             step += 1
             trace.after(step, measured)
             recorder.push(step, measured)
+        trace.close()
         self._saver.wait()
         self._progress.say(self._farewell(step, stopped=step < config.total_steps))
         return step == config.total_steps
@@ -133,6 +143,7 @@ class _Loop:
             "widths": [1.0],
             "num_classes": self._run.train_source.num_classes,
             "evaluated": evaluated,
+            "init": self._init,
         }
 
     def _update(self, shape: tuple[int, ...], recorder: Recorder, step: int) -> Any:
@@ -153,6 +164,7 @@ class _Loop:
             every=self._config.log.every,
             batch_size=self._config.batch_size,
             peak_flops=flops.peak(jax.devices()[0]),
+            patience=self._config.nan_patience if self._config.nan_policy == "skip" else 1,
         )
 
     def _farewell(self, step: int, *, stopped: bool) -> str:
@@ -161,10 +173,12 @@ class _Loop:
         return f"Done: {step} updates. Results, plots and checkpoints are in {self._path}; see {self._path}/report.html"
 
 
-def _describe(run: parts.Parts, state: State, step: int) -> str:
-    size = trees.count(state.params)
+def _describe(run: parts.Parts, start: Start) -> str:
+    size = trees.count(start.state.params)
     devices = jax.devices()
-    begun = f"continuing from step {step}" if step else "starting"
+    begun = f"continuing from step {start.step}" if start.step else "starting"
+    if start.init and not start.step:
+        begun += " from {path}, step {step}, SHA-256 {sha256}".format(**start.init)
     return (
         f"{run.config.model.name} {run.config.model.variant}, head {run.config.head}, dims {run.nesting.dims}, "
         f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} images, "
@@ -175,15 +189,27 @@ def _describe(run: parts.Parts, state: State, step: int) -> str:
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
-    distributed.initialize(flags.FLAGS.multihost)
-    path = pathlib.Path(flags.FLAGS.workdir)
+    options = flags.FLAGS
+    if options.dry_run:
+        arguments = (options.devices, options.classes, options.accelerator, options.mfu)
+        print(estimate.report(options.config, *arguments))
+        return
+    if not options.workdir:
+        raise ValueError("--workdir is missing: name the folder of the run, or add --dry_run for its cost alone")
+    distributed.initialize(options.multihost)
+    path = pathlib.Path(options.workdir)
     with workdir.owned(path):
-        train(flags.FLAGS.config, path)
+        train(options.config, path)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "A file of configs/, as configs/x.py:mode.", lock_config=True)
     flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, results, plots. Rerun to continue.")
     flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.DEFINE_bool("dry_run", False, "Print what the run would cost, and end: nothing is written.")
+    flags.DEFINE_integer("devices", None, "With --dry_run: plan for so many devices; by default those of the mesh.")
+    flags.DEFINE_enum("accelerator", "h100", list(flops.ACCELERATORS), "With --dry_run: what the devices will be.")
+    flags.DEFINE_float("mfu", 0.35, "With --dry_run: the share of the accelerator's peak to expect, 0 to 1.")
+    flags.DEFINE_integer("classes", None, "With --dry_run, if the data is not there yet: plan for so many classes.")
+    flags.mark_flag_as_required("config")
     commands.run(main)

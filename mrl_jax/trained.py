@@ -48,7 +48,7 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     # Parameters that were split stay split, over whatever devices there are now.
     split = config.mesh.fsdp > 1
     config.mesh = {"data": 1 if split else -1, "fsdp": -1 if split else 1, "model": 1}
-    config.batch_size = config.data.eval_batch_size
+    config.batch_size, config.accumulate = config.data.eval_batch_size, 1
     if data_dir:
         config.data.dir = data_dir
     for evaluator in config.evals.values():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -30,6 +31,19 @@ def unflatten(flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return tree
 
 
+def partition(tree: Mapping[str, Any], pattern: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The nested dicts of the leaves whose name the regular expression finds, and of the others; "" finds none."""
+    flat = flatten(tree)
+    found = {name for name in flat if pattern and re.search(pattern, name)}
+    parts = ({n: v for n, v in flat.items() if (n in found) == side} for side in (True, False))
+    return tuple(unflatten(part) for part in parts)
+
+
+def merge(tree: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict with the leaves of both; where both have one, that of `over`."""
+    return unflatten(flatten(tree) | flatten(over))
+
+
 def name_of(path: tuple) -> str:
     """The '/'-joined name of a key path of `jax.tree_util`."""
     return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
@@ -43,6 +57,13 @@ def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:
 def mask(tree: Any, pattern: str) -> Any:
     """True at each leaf whose name the regular expression `pattern` finds; an empty pattern finds none."""
     return map_named(lambda name, _: bool(pattern) and re.search(pattern, name) is not None, tree)
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every float in every leaf is finite; one boolean, the same on every device."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.asarray([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
 def count(tree: Any) -> int:

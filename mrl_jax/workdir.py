@@ -50,18 +50,16 @@ def owned(workdir: os.PathLike | str, flag: str = "--workdir") -> Iterator[pathl
         yield path
 
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes `config.json`, or checks that the one there describes the same run.
+def check(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError, naming the fields, if the folder holds a run of another config."""
+    if (workdir / "config.json").exists():
+        configs.check_resumable(read_config(workdir), configs.to_json(config), workdir)
 
-    Raises:
-      ValueError: if the folder holds a run of another config; the message names the fields.
-    """
-    path = workdir / "config.json"
-    new = configs.to_json(config)
-    if path.exists():
-        configs.check_resumable(read_config(workdir), new, workdir)
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes `config.json`: from now on the folder is of this run."""
     if jax.process_index() == 0:
-        write_json(path, new)
+        write_json(workdir / "config.json", configs.to_json(config))
 
 
 def read_config(workdir: os.PathLike | str) -> Mapping[str, Any]:

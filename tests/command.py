@@ -58,7 +58,7 @@ def logged(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
     if path.exists():
         for line in writers.read_lines(path):
             lines.setdefault(line["step"], {}).update(line)
-    timed = ("examples_per_second", "data_wait", "mfu")
+    timed = ("examples_per_second", "data_wait", "mfu", "memory_gib")
     return {s: {k: v for k, v in line.items() if not k.endswith(timed)} for s, line in lines.items()}
 
 

@@ -81,3 +81,50 @@ def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"No space left.*make room"):
         saver.close()
     assert checkpoints.newest(tmp_path / "checkpoints") is None
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    saver = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=2, keep_period=0)
+    saver.save(1, STATE, RUN)
+    with pytest.raises(FloatingPointError, match=r"after step 2 .* not saved.*lower optim\.lr"):
+        saver.save(2, STATE | {"a": STATE["a"] / 0}, RUN)
+    saver.close()
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1]
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over(tmp_path, monkeypatch, caplog):
+    directory = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.trees, "all_finite", lambda state: True)
+        saver = checkpoints.Checkpoints(directory, keep=2, keep_period=0)
+        saver.save(1, STATE, RUN)
+        saver.save(2, STATE | {"a": STATE["a"] * jnp.nan}, RUN)
+        saver.close()
+    assert checkpoints.damage(directory / "2") is None
+    with caplog.at_level(logging.ERROR):
+        step, state = checkpoints.restore(directory, STATE)
+    assert step == 1
+    assert (state["a"] == STATE["a"]).all()
+    assert "not finite" in caplog.text
+    with pytest.raises(checkpoints.NonFiniteError, match="take an older step"):
+        checkpoints.load_parts(directory, 2, {"a": STATE["a"]})
+    assert "a" not in checkpoints.load_parts(directory, 2, {"b": STATE["b"]})
+    with pytest.raises(checkpoints.NonFiniteError):
+        checkpoints.load_on_host(directory, 2, ("a",))
+
+
+def test_only_checkpoints_that_are_not_finite_is_an_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.trees, "all_finite", lambda state: True)
+        saver = checkpoints.Checkpoints(tmp_path, keep=2, keep_period=0)
+        saver.save(1, STATE | {"a": STATE["a"] * jnp.nan}, RUN)
+        saver.close()
+    with pytest.raises(checkpoints.DamagedError, match="new --workdir"):
+        checkpoints.restore(tmp_path, STATE)
+
+
+def test_a_part_is_loaded_alone(saved):
+    assert set(checkpoints.load_parts(saved, 5, {"b": STATE["b"]})) == {"b"}
+    found = checkpoints.load_on_host(saved, 5, ("a",))
+    assert type(found["a"]).__module__ == "numpy"
+    assert (found["a"] == STATE["a"] + 5).all()

@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import optim, parts
+from mrl_jax import optim, parts, trees
 
 
 def values(options, total=100, lr=2.0):
@@ -55,8 +56,12 @@ PARAMS = {"conv": {"kernel": jnp.full((4, 4), 2.0)}, "bn1": {"scale": jnp.full((
 OPTIONS = {"sgd": defaults.sgd, "adamw": defaults.adamw, "lamb": defaults.lamb, "adafactor": defaults.adafactor}
 
 
+def make(options):
+    return parts._optimizer(options, lambda step: 0.1, lambda name: 1)
+
+
 def updates(name, grads, **changes):
-    tx = parts._optimizer(OPTIONS[name](0.1) | changes, lambda step: 0.1)
+    tx = make(OPTIONS[name](0.1) | changes)
     return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
 
 
@@ -72,7 +77,7 @@ def test_weight_decay_reaches_exactly_the_masked_parameters(name):
 
 def test_sgd_momentum_sees_the_decayed_gradient():
     options = defaults.sgd(0.1, momentum=0.5) | {"weight_decay": 0.5, "no_decay": ""}
-    tx = parts._optimizer(options, lambda step: 0.1)
+    tx = make(options)
     state, zeros = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
     _, state = tx.update(zeros, state, PARAMS)
     second, _ = tx.update(zeros, state, PARAMS)
@@ -88,6 +93,43 @@ def test_clipping_bounds_the_global_norm():
 
 def test_unknown_optimizer_and_option():
     with pytest.raises(ValueError, match="did you mean 'adamw'"):
-        parts._optimizer({**defaults.adamw(0.1), "name": "adam"}, lambda step: 0.1)
-    with pytest.raises(ValueError, match="momentum is not an option of 'adamw'"):
-        parts._optimizer({**defaults.adamw(0.1), "momentum": 0.9}, lambda step: 0.1)
+        make({**defaults.adamw(0.1), "name": "adam"})
+    with pytest.raises(ValueError, match=r"momentum=0\.8 is not an option of 'adamw'.*one of \['adafactor', 'sgd'\]"):
+        make({**defaults.adamw(0.1), "momentum": 0.8})
+
+
+def test_an_optimizer_is_switched_by_name_where_the_others_options_are_at_their_defaults():
+    make({**defaults.adamw(0.1), "name": "sgd"})
+    with pytest.raises(ValueError, match=r"optim\.b2=0\.95 is not an option of 'sgd'"):
+        make({**defaults.adamw(0.1, b2=0.95), "name": "sgd"})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "adafactor"])
+def test_the_multiple_of_the_rate_scales_the_whole_update(name):
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    plain = updates(name, grads, weight_decay=0.5)
+    found = updates(name, grads, weight_decay=0.5, layer_decay=0.5, multipliers=(("conv", 3.0), ("kernel", 9.0)))
+    np.testing.assert_allclose(found["conv"]["kernel"], 1.5 * plain["conv"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(found["bn1"]["scale"], 0.5 * plain["bn1"]["scale"], rtol=1e-6)
+
+
+def test_a_multiple_for_each_layer_of_a_stack():
+    params = {"stack": jnp.ones((3, 2, 2))}
+    multiplier = optim.make_multiplier(lambda name: np.arange(3, 0, -1), 0.5, ())
+    options = {"weight_decay": 0.0, "no_decay": "", "clip_norm": 0.0}
+    tx = optim.make_optimizer(lambda step: 1.0, {"name": "sgd"}, multiplier=multiplier, **options)
+    found, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(found["stack"][:, 0, 0], [-0.125, -0.25, -0.5])
+
+
+def test_the_config_reaches_the_rate_of_each_parameter():
+    def update(**changes):
+        run = parts.assemble(tiny.config(optim=defaults.sgd(0.1) | {"weight_decay": 0.0} | changes))
+        ones = jax.tree.map(lambda s: jnp.ones(s.shape), run.abstract_state.params)
+        return trees.flatten(run.tx.update(ones, run.tx.init(ones), ones)[0])
+
+    plain = update()
+    found = update(layer_decay=0.5, multipliers=(("head/kernel", 3.0),))
+    factors = {"head/kernel_4": 3.0, "head/bias_4": 1.0, "backbone/pos_embedding": 0.25}
+    for name, factor in factors.items():
+        np.testing.assert_allclose(found[name], factor * plain[name], rtol=1e-6)

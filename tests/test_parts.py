@@ -27,7 +27,22 @@ from mrl_jax import parts
         ({"data__train_ops": "decode|flip"}, "did you mean 'flip_lr'"),
         ({"data__eval_ops": "decod"}, "did you mean 'decode'"),
         ({"loss__name": "softmaxx"}, "did you mean 'softmax'"),
-        ({"loss__name": "binary", "loss__chunk": 0}, "label_smoothing is not an option of 'binary'"),
+        (
+            {"loss__name": "binary", "loss__label_smoothing": 0.1},
+            r"label_smoothing=0\.1 is not an option of 'binary'.*one of \['softmax'\]: set it to 0\.0",
+        ),
+        ({"accumulate": 4}, r"accumulate=4: batch_size=16 is not divisible by 4 microbatches x 8 devices.*of 32"),
+        ({"accumulate": 0}, "accumulate=0 must be at least 1"),
+        ({"nan_policy": "ignore"}, "nan_policy='ignore' is not one of"),
+        ({"optim__ema": 1.0}, r"optim\.ema=1\.0 must be in"),
+        ({"optim__layer_decay": 0.0}, r"optim\.layer_decay=0\.0 must be in"),
+        ({"optim__multipliers": (("head", -1.0),)}, "must be finite and not negative"),
+        ({"optim__multipliers": (("heads", 2.0),)}, r"optim\.multipliers: 'heads' finds no parameter"),
+        ({"optim__freeze": "layer5"}, r"optim\.freeze: 'layer5' finds no parameter"),
+        ({"optim__freeze": ".*"}, "nothing is left to train"),
+        ({"model__drop_path": 1.0}, r"model\.drop_path=1\.0"),
+        ({"nesting__sample": 4}, r"nesting\.sample=4 must be in 2\.\.3"),
+        ({"nesting__sample": 1}, r"nesting\.sample=1 must be in 2\.\.3"),
         ({"dtype": "float16"}, "float16"),
         ({"model__variant": "mu/7"}, "16"),
         ({"evals__knn__k": 0}, "at least one neighbour"),
@@ -88,4 +103,4 @@ def test_a_run_that_diverges_stops_with_its_step(tmp_path):
     output = command.finish(
         command.train(tmp_path / "run", "--config.optim.lr=1e30", "--config.optim.name=sgd"), expect=1
     )
-    assert "error: " in output
+    assert "error: step 2: train/loss is" in output

@@ -18,3 +18,12 @@ def test_no_trace_by_default(tmp_path):
         trace.before(step)
         trace.after(step + 1, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trace_that_the_run_ends_before_is_written_all_the_same(tmp_path):
+    trace = Trace(tmp_path / "profile", 1, 50)
+    trace.before(1)
+    trace.after(2, jnp.ones(3))
+    trace.close()
+    trace.close()
+    assert list(tmp_path.rglob("*.xplane.pb"))

@@ -77,6 +77,23 @@ def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
     command.assert_same_run(workdir, uninterrupted, LAST)
 
 
+@pytest.mark.slow
+def test_an_evaluation_cut_off_is_done_after_the_restart(uninterrupted, tmp_path):
+    """Killed while it evaluates at step 6, with a checkpoint of that step owed as well."""
+    workdir, every = tmp_path / "killed", [f"--config.evals.{name}.every=6" for name in ("classification", "knn")]
+    process = command.train(workdir, "--config.checkpoint.every=6", *every)
+    command.kill_when(process, at_step(workdir, 6))
+    command.finish(process, expect=-signal.SIGKILL)
+    assert not any("top1" in name for name in command.logged(workdir)[6]), "the evaluation was over"
+    assert checkpoints.newest(workdir / "checkpoints") is None
+    command.finish(command.train(workdir, "--config.checkpoint.every=6", *every))
+    found = command.logged(workdir)
+    for name in ("classification/top1@8", "knn/top1@8"):
+        assert name in found[6]
+        assert found[LAST][name] == command.logged(uninterrupted)[LAST][name]
+    assert {path.stem for path in (workdir / "results").glob("*.json")} == {"classification", "knn"}
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-7])
 

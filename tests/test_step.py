@@ -48,7 +48,7 @@ def test_every_mesh_gives_the_same_run(mesh, head):
 
 def test_measurements_name_every_dim(eight):
     _, measured = eight
-    expected = {"train/loss", "train/grad_norm"}
+    expected = {"train/loss", "train/grad_norm", "non_finite"}
     expected |= {f"train/{name}@{m}" for name in ("loss", "accuracy") for m in (4, 8, 32)}
     assert set(measured) == expected
     np.testing.assert_allclose(measured["train/loss"], sum(measured[f"train/loss@{m}"] for m in (4, 8, 32)), rtol=1e-5)
@@ -72,6 +72,7 @@ def test_the_step_counts_and_the_key_stays(eight):
         {"optim__no_decay": ""},
         {"dtype": "bfloat16"},
         {"model__dropout": 0.5},
+        {"model__drop_path": 0.5},
         {"model__pool": "map"},
         {"model__posemb": "sincos2d"},
         {"data__mean": (0.2,)},
@@ -82,7 +83,7 @@ def test_the_step_counts_and_the_key_stays(eight):
         {"head": "mrl_e"},
         {"head": "ff", "nesting__dims": (8,)},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: ",".join(change),
 )
 def test_every_option_changes_the_run(eight, change):
     _, measured = run(**change)

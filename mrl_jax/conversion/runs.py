@@ -7,13 +7,14 @@ import numpy as np
 
 from mrl_jax import checkpoints
 from mrl_jax.conversion.request import Converted
+from mrl_jax.step import EVALUATED, evaluated
 
 
 def read(path: pathlib.Path, step: int) -> Converted:
     """The variables of the checkpoint of `step` below the run's folder `path`."""
     directory = path / "checkpoints"
     run = checkpoints.read_run(directory, step)
-    variables = checkpoints.load_on_host(directory, step, ("params", "batch_stats"))
+    variables = evaluated(**checkpoints.load_on_host(directory, step, EVALUATED))
     config, nesting = run["config"], run["nesting"]
     positions = variables["params"]["backbone"].get("pos_embedding", np.empty((1, 0, 0)))
     side = math.isqrt(positions.shape[1])

@@ -32,7 +32,7 @@ def _passes(plan: Plan) -> ModuleType:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def nested(plan: Plan, z_BxD: jax.Array, head: Head, targets: jax.Array) -> NestedLoss:
-    """The nested loss of a linear head. Only `total` carries a gradient, to z and head; the targets are constants."""
+    """The nested loss of a linear head. `total` and `per_dim` carry gradients to z and head, not to the targets."""
     return _forward(plan, z_BxD, head, targets)[0]
 
 
@@ -51,7 +51,7 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):
     """The gradients by z and head."""
     z, head, targets, saved = residuals
-    scales = cotangent.total * jnp.asarray([w / z.shape[0] for w in plan.nesting.weights])
+    scales = (cotangent.total * jnp.asarray(plan.nesting.weights) + cotangent.per_dim) / z.shape[0]
 
     def local(z, head, saved, scales, targets):
         dz, grads = _passes(plan).gradients(plan, z, head, saved, scales, targets)

@@ -9,6 +9,7 @@ from mrl_jax import trees
 from mrl_jax.choices import choose, pick
 from mrl_jax.models import heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
+from mrl_jax.models.frozen import frozen_norms
 from mrl_jax.nesting import Nesting
 
 # Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.
@@ -27,11 +28,19 @@ class Model(NamedTuple):
         flat dict: the parameters of the head as `head/...` (see `heads.Head`) and, if `train`, the updated running
         statistics as `batch_stats/<path>`. `rngs={"dropout": key}` feeds dropout. ValueError for a width other than 1.
       embed_dim: D, the size of z.
+      distance: `distance(name) -> int` of a parameter: its layers from the output, 0 in the head; for a parameter that
+        stacks layers along its first axis, an array of one int for each.
     """
 
     init: Callable
     apply: Callable
     embed_dim: int
+    distance: Callable[[str], Any]
+
+
+def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A stored parameter made to fit another shape (position embeddings, another grid); None where it cannot be."""
+    return vit.fit(name, value, shape)
 
 
 def build(
@@ -44,6 +53,7 @@ def build(
     dtype: str = "float32",
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
+    freeze: str = "",
 ) -> Model:
     """An image classifier with a nested head.
 
@@ -56,6 +66,8 @@ def build(
       dtype: of the computation, "float32" or "bfloat16".
       mean: of the pixels over 255: one float per channel or a single one.
       std: likewise.
+      freeze: a regular expression of parameter names; a BatchNorm that it finds whole uses and keeps its running
+        statistics in training too.
 
     Raises:
       ValueError: for an unknown name, option or value, or a nesting that does not fit; the message lists the choices.
@@ -73,10 +85,10 @@ def build(
     backbone = build_backbone(**options)
     heads.check(head, nesting, backbone.embed_dim)
     module = Classifier(backbone, heads.Head(head, nesting, num_classes, head_init), mean, std, dtype)
-    return _functions(name, module, nesting.full)
+    return _functions(name, module, nesting.full, freeze)
 
 
-def _functions(name: str, module: Classifier, embed_dim: int) -> Model:
+def _functions(name: str, module: Classifier, embed_dim: int, freeze: str) -> Model:
     def init(key, batch):
         return module.init(key, batch["image"], train=False)
 
@@ -85,7 +97,12 @@ def _functions(name: str, module: Classifier, embed_dim: int) -> Model:
             raise ValueError(f"width={width}: model.name={name!r} has one width only; pass width=1.0")
         if not train:
             return module.apply(variables, batch["image"], train=False)
-        (z, out), updated = module.apply(variables, batch["image"], train=True, rngs=rngs, mutable=["batch_stats"])
+        with frozen_norms(freeze):
+            (z, out), updated = module.apply(variables, batch["image"], train=True, rngs=rngs, mutable=["batch_stats"])
         return z, out | trees.flatten(updated)
 
-    return Model(init, apply, embed_dim)
+    def distance(name):
+        within = name.removeprefix("backbone/")
+        return 0 if within == name else module.backbone.distance(within)
+
+    return Model(init, apply, embed_dim, distance)

@@ -5,6 +5,7 @@ Names, padding, initialisation and normalisation are torchvision's, so that its 
 """
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from mrl_jax.choices import choose
 from mrl_jax.models.blurpool import blur
+from mrl_jax.models.drop_path import check_rate, drop_path, rates
 
 # variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
 VARIANTS = {
@@ -49,14 +51,14 @@ def batch_norm(x: jax.Array, *, name: str, train: bool, zero_scale: bool = False
     Under jit with a batch sharded over devices the statistics are those of the global batch. The running variance
     averages the biased estimate, torch the unbiased one: a factor n / (n - 1) of n = B x H x W.
     """
+    # How it normalises is an argument of the call, so that frozen ones can be told otherwise: see `frozen.py`.
     return nn.BatchNorm(
-        use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
         dtype=x.dtype,
         scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
         name=name,
-    )(x)
+    )(x, use_running_average=not train)
 
 
 class Block(nn.Module):
@@ -67,6 +69,7 @@ class Block(nn.Module):
     bottleneck: bool
     blurpool: bool
     zero_init_residual: bool
+    drop_path: float
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
@@ -84,6 +87,8 @@ class Block(nn.Module):
         if self.stride > 1 or x.shape[-1] != y.shape[-1]:
             x = conv(x, y.shape[-1], 1, self.stride, name="downsample_0", blurpool=self.blurpool)
             x = batch_norm(x, name="downsample_1", train=train)
+        if train and self.drop_path:
+            y = drop_path(y, self.drop_path, self.make_rng("dropout"))
         return nn.relu(x + y)
 
 
@@ -98,6 +103,7 @@ class ResNet(nn.Module):
         stride 1, for images of about 32 pixels.
       blurpool: a fixed blur precedes every convolution of stride > 1 with at least 16 input channels.
       zero_init_residual: each block starts as the identity.
+      drop_path: rate of stochastic depth of the last block, growing linearly from 0 at the first.
     """
 
     bottleneck: bool
@@ -106,11 +112,17 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     blurpool: bool = False
     zero_init_residual: bool = False
+    drop_path: float = 0.0
 
     @property
     def embed_dim(self) -> int:
         """The number of pooled features, D."""
         return self.base_width * 2 ** (len(self.depths) - 1) * (4 if self.bottleneck else 1)
+
+    def distance(self, name: str) -> int:
+        """How many stages a parameter is from the head: 1 for the last stage; the stem lies below the first."""
+        stage = re.match(r"layer(\d+)_", name)
+        return len(self.depths) + 1 - (int(stage[1]) if stage else 0)
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
@@ -124,10 +136,12 @@ class ResNet(nn.Module):
         block = functools.partial(
             Block, bottleneck=self.bottleneck, blurpool=self.blurpool, zero_init_residual=self.zero_init_residual
         )
+        rate = iter(rates(self.drop_path, sum(self.depths)))
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(self.base_width * 2**stage, stride, name=f"layer{stage + 1}_{i}")(x, train=train)
+                name = f"layer{stage + 1}_{i}"
+                x = block(self.base_width * 2**stage, stride, drop_path=next(rate), name=name)(x, train=train)
         return jnp.mean(x, axis=(1, 2))
 
 
@@ -138,11 +152,13 @@ def build(
     base_width: int = 64,
     blurpool: bool = False,
     zero_init_residual: bool = False,
+    drop_path: float = 0.0,
 ) -> ResNet:
     """A ResNet of a named variant; for the other options see `ResNet`. ValueError for an unknown value."""
     choose("model.variant", variant, VARIANTS)
     choose("model.stem", stem, STEMS)
     if base_width < 1:
         raise ValueError(f"model.base_width={base_width} must be positive")
+    check_rate("model.drop_path", drop_path)
     bottleneck, depths = VARIANTS[variant]
-    return ResNet(bottleneck, depths, base_width, stem, blurpool, zero_init_residual)
+    return ResNet(bottleneck, depths, base_width, stem, blurpool, zero_init_residual, drop_path)

@@ -3,13 +3,17 @@
 Module names and parameter shapes follow the published Linen checkpoints of this family.
 """
 
-from typing import NamedTuple
+import math
+import re
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mrl_jax.choices import choose
+from mrl_jax.models.drop_path import check_rate, drop_path, rates
 
 
 class Size(NamedTuple):
@@ -82,15 +86,19 @@ class EncoderBlock(nn.Module):
     gelu: str = "exact"
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, None]:
-        """(B, T, D) to (B, T, D)."""
+    def __call__(self, x_BxTxD: jax.Array, drop_path_rate: Any) -> tuple[jax.Array, None]:
+        """(B, T, D) to (B, T, D); the rate of stochastic depth is a number, or None for none."""
         x = x_BxTxD
         y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
         y = MultiHeadDotProductAttention(self.size.num_heads)(y, y)
-        x = x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y)
+        x = x + self._branch(y, drop_path_rate)
         y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
         y = MlpBlock(self.size.mlp_dim, self.dropout, self.deterministic, self.gelu)(y)
-        return x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y), None
+        return x + self._branch(y, drop_path_rate), None
+
+    def _branch(self, y_BxTxD: jax.Array, drop_path_rate: Any) -> jax.Array:
+        y = nn.Dropout(self.dropout, deterministic=self.deterministic)(y_BxTxD)
+        return y if drop_path_rate is None else drop_path(y, drop_path_rate, self.make_rng("dropout"))
 
 
 class Transformer(nn.Module):
@@ -99,7 +107,8 @@ class Transformer(nn.Module):
     Attributes:
       size: of every layer.
       dropout: rate after the attention, the MLP and inside the MLP.
-      deterministic: no dropout.
+      drop_path: rate of stochastic depth in the last layer, growing linearly from 0 in the first.
+      deterministic: no dropout, no stochastic depth.
       remat: recompute each layer's activations in the backward pass.
       scan: loop over the layers in one compiled body; the parameters `encoderblock` gain a leading axis of `size.depth`
         where they were `encoderblock_{i}`.
@@ -109,6 +118,7 @@ class Transformer(nn.Module):
 
     size: Size
     dropout: float
+    drop_path: float
     deterministic: bool
     remat: bool
     scan: bool
@@ -124,9 +134,13 @@ class Transformer(nn.Module):
         if self.scan:
             rngs = {"params": True, "dropout": True}
             block = nn.scan(block, variable_axes={"params": 0}, split_rngs=rngs, length=self.size.depth)
+        dropped = rates(self.drop_path, self.size.depth) if self.drop_path and not self.deterministic else None
         arguments = (self.size, self.dropout, self.deterministic, self.norm_eps, self.gelu)
-        for i in range(1 if self.scan else self.size.depth):
-            x, _ = block(*arguments, name="encoderblock" if self.scan else f"encoderblock_{i}")(x, None)
+        if self.scan:
+            x, _ = block(*arguments, name="encoderblock")(x, None if dropped is None else jnp.asarray(dropped))
+        else:
+            for i in range(self.size.depth):
+                x, _ = block(*arguments, name=f"encoderblock_{i}")(x, None if dropped is None else dropped[i])
         return nn.LayerNorm(self.norm_eps, dtype=x.dtype, name="encoder_norm")(x)
 
 
@@ -166,6 +180,7 @@ class ViT(nn.Module):
       posemb: "learn", for the image size that the model was initialised with; "sincos2d", fixed, for any image size.
       pool: "gap", mean over the patches; "map", attention pooling; "tok", an extra token.
       dropout: rate.
+      drop_path: see `Transformer`.
       remat: see `Transformer`.
       scan: see `Transformer`.
       norm_eps: added to the variance in every LayerNorm. Published weights were trained with 1e-6 or 1e-12.
@@ -177,6 +192,7 @@ class ViT(nn.Module):
     posemb: str = "learn"
     pool: str = "gap"
     dropout: float = 0.0
+    drop_path: float = 0.0
     remat: bool = False
     scan: bool = False
     norm_eps: float = 1e-6
@@ -186,6 +202,15 @@ class ViT(nn.Module):
     def embed_dim(self) -> int:
         """The number of pooled features, D."""
         return self.size.width
+
+    def distance(self, name: str) -> int | np.ndarray:
+        """How many layers a parameter is from the head: 1 in the last block, 0 above it; one number for each layer of
+        a parameter that stacks them.
+        """
+        block = re.search(r"encoderblock(_\d+)?/", name)
+        if block:
+            return self.size.depth - int(block[1][1:]) if block[1] else np.arange(self.size.depth, 0, -1)
+        return 0 if re.search("encoder_norm|MAPHead", name) else self.size.depth + 1
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
@@ -203,8 +228,8 @@ class ViT(nn.Module):
             x_BxTxD = jnp.concatenate([token_Bx1xD, x_BxTxD], axis=1)
         x_BxTxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxTxD)
         options = {"norm_eps": self.norm_eps, "gelu": self.gelu}
-        encoder = Transformer(self.size, self.dropout, not train, self.remat, self.scan, **options, name="Transformer")
-        x_BxTxD = encoder(x_BxTxD)
+        depth = (self.dropout, self.drop_path, not train, self.remat, self.scan)
+        x_BxTxD = Transformer(self.size, *depth, **options, name="Transformer")(x_BxTxD)
         if self.pool == "map":
             return MAPHead(self.size, **options, name="MAPHead_0")(x_BxTxD)
         return x_BxTxD[:, 0] if self.pool == "tok" else jnp.mean(x_BxTxD, axis=1)
@@ -226,12 +251,24 @@ class ViT(nn.Module):
         )
 
 
+def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Learned position embeddings of one square grid resized to another, bilinearly; None for any other parameter."""
+    sides = [math.isqrt(size[1]) if len(size) == 3 else 0 for size in (value.shape, shape)]
+    square = all(side**2 == size[1] for side, size in zip(sides, (value.shape, shape)) if len(size) == 3)
+    if not name.endswith("pos_embedding") or 0 in sides or not square or value.shape[2] != shape[2]:
+        return None
+    grid = value.reshape(sides[0], sides[0], -1)
+    resized = jax.image.resize(grid, (sides[1], sides[1], shape[2]), "bilinear")
+    return np.asarray(resized).reshape(shape)
+
+
 def build(
     *,
     variant: str = "B/16",
     posemb: str = "learn",
     pool: str = "gap",
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     remat: bool = False,
     scan: bool = False,
     norm_eps: float = 1e-6,
@@ -250,4 +287,5 @@ def build(
         raise ValueError(f"model.norm_eps={norm_eps} must be positive")
     if not 0 <= dropout < 1:
         raise ValueError(f"model.dropout={dropout} must be in [0, 1)")
-    return ViT(int(patch), SIZES[name], posemb, pool, dropout, remat, scan, norm_eps, gelu)
+    check_rate("model.drop_path", drop_path)
+    return ViT(int(patch), SIZES[name], posemb, pool, dropout, drop_path, remat, scan, norm_eps, gelu)

@@ -1,0 +1,42 @@
+"""Where a run begins: at its newest checkpoint, at parameters from elsewhere, or afresh."""
+
+import os
+from typing import Any, NamedTuple
+
+from mrl_jax import checkpoints, parts, warm_start
+from mrl_jax.step import State
+
+
+class Start(NamedTuple):
+    """The first state of a process.
+
+    Attributes:
+      state: to go on from.
+      step: the number of steps done.
+      evaluated: the last step whose evaluations are done; -1: none. Those owed at `step` are still to be done.
+      init: what the run's first parameters were taken from (`warm_start.Source.identity`), or None.
+    """
+
+    state: State
+    step: int
+    evaluated: int
+    init: dict[str, Any] | None
+
+
+def begin(run: parts.Parts, directory: os.PathLike | str) -> Start:
+    """The newest usable checkpoint of `directory`; else the parameters that config.init names, in an otherwise fresh
+    state; else a fresh one. Writes nothing.
+
+    Raises:
+      ValueError, FileNotFoundError: see `warm_start`.
+      DamagedError: see `checkpoints`.
+    """
+    found, init = checkpoints.restore(directory, run.abstract_state), run.config.init
+    if found is not None:
+        record = checkpoints.read_run(directory, found[0])
+        return Start(found[1], found[0], record["evaluated"], record["init"])
+    if not init.path:
+        return Start(parts.init_state(run), 0, -1, None)
+    source = warm_start.read(init.path)
+    values = warm_start.match(source, run.abstract_state, init.skip)
+    return Start(warm_start.place(parts.init_state(run), values), 0, -1, source.identity)
