@@ -33,7 +33,9 @@ setup(
         "opencv-python-headless>=4.10,<6",
         "orbax-checkpoint>=0.12.0,<0.13",
         "pillow>=11,<14",
+        "pyarrow>=16,<27",
         "qtawesome>=1.4,<1.5",
+        "safetensors>=0.5,<1",
         "simplejpeg>=1.8,<2",
         "tensorflow-datasets>=4.9.8,<5",
         "tqdm>=4.66,<5",
@@ -41,6 +43,7 @@ setup(
         "turbojpeg>=0.0.2,<0.1; platform_machine == 'x86_64' and python_version < '3.14'",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.60,<3"],
         "gpu": [JAX.replace("jax", "jax[cuda12]", 1)],
         "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
         "retrieval": ["faiss-cpu>=1.9,<2"],

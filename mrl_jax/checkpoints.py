@@ -12,10 +12,11 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 from jax.experimental import multihost_utils
@@ -187,3 +188,14 @@ def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
     """The state saved at `step`, each leaf with the shape, dtype and sharding of `abstract_state`."""
     return ocp.load(pathlib.Path(directory).absolute() / str(step), abstract_state, checkpointable_name="state")
+
+
+def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str]) -> dict[str, Any]:
+    """Of the state saved at `step` these fields, whatever their shapes, as numpy arrays."""
+    path = pathlib.Path(directory).absolute() / str(step)
+    saved = ocp.metadata(path, checkpointable_name="state").metadata
+    abstract = {field: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved[field]) for field in fields}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        return ocp.load(path, abstract, checkpointable_name="state")

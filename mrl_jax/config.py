@@ -109,7 +109,7 @@ def resnet(variant: str = "50") -> dict[str, Any]:
 def vit(variant: str = "B/16") -> dict[str, Any]:
     """Options of a ViT, for `config.model`."""
     own = {"posemb": "learn", "pool": "gap", "dropout": 0.0, "remat": False, "scan": False}
-    return {"name": "vit", "variant": variant} | own
+    return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own
 
 
 def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:

@@ -40,28 +40,32 @@ def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -
 
 
 def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
-    """Nested sigmoid cross-entropy, `label` (B,) as one-hot targets or `label` (B, C) as they are; tied heads only.
+    """Nested sigmoid cross-entropy; `label` (B,) or (B, L) holds the classes of an example, -1 for none; tied heads.
 
     A batch of two labels a row (see `mixing`) has the targets mix x label + (1 - mix) x label_2.
     """
-
-    def targets(label, classes):
-        return (jax.nn.one_hot(label, classes) if label.ndim == 1 else label).astype(jnp.float32)
 
     def objective(z, out, batch):
         if "head/kernel" not in out:
             raise ValueError("loss.name='binary' needs one kernel for every dim: set head='mrl_e' or head='ff'")
         kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
-        target = targets(batch["label"], bias.shape[0])
+        targets = multi_hot(batch["label"], bias.shape[0])
         if "mix" in batch:
-            mix_Bx1 = batch["mix"][:, None]
-            target = mix_Bx1 * target + (1 - mix_Bx1) * targets(batch["label_2"], bias.shape[0])
-        return losses.nested_binary(z, kernel, bias, target, nesting, chunk=chunk or None)
+            mix_Bx1, second = batch["mix"][:, None], multi_hot(batch["label_2"], bias.shape[0])
+            targets = mix_Bx1 * targets + (1 - mix_Bx1) * second
+        return losses.nested_binary(z, kernel, bias, targets, nesting, chunk=chunk or None)
 
     return objective
 
 
+def multi_hot(label: jax.Array, num_classes: int) -> jax.Array:
+    """Booleans (B, C): does `label` (B,) or (B, L) hold the class? Made on the device, split as the classes are."""
+    label_BxL = label[:, None] if label.ndim == 1 else label
+    return jnp.any(label_BxL[:, :, None] == jnp.arange(num_classes)[None, None, :], axis=1)
+
+
 OBJECTIVES: dict[str, Callable[..., Any]] = {"binary": binary, "softmax": softmax}
+MULTI_LABEL = ("binary",)  # those that take several labels an example
 
 
 def _as(dtype: Any, kernel: jax.Array) -> jax.Array:

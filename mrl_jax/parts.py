@@ -56,12 +56,18 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
+    if source.max_labels > 1 and config.loss.name not in objectives.MULTI_LABEL:
+        raise ValueError(
+            f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
+            f"{source.max_labels}: set loss.name to one of {list(objectives.MULTI_LABEL)}"
+        )
     examples = [transform(source.records[0], np.random.default_rng(0)) for _, transform in train_transforms(config)]
     example = examples[0]
     images.parse(config.data.eval_ops)
+    labels = (source.max_labels,) if source.max_labels > 1 else ()
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *example["image"].shape), example["image"].dtype),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+        "label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32),
     }
     options = dict(config.model)
     model = models.build(

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "train"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -19,6 +19,8 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "writers": set(),
+    "weights": FOUNDATION,
+    "conversion": FOUNDATION | {"checkpoints", "config", "models", "weights"},
     "commands": {"distributed"},
     "losses": FOUNDATION,
     "models": FOUNDATION,
@@ -75,6 +77,8 @@ def test_nothing_imports_configs_or_experiments():
 def test_each_outside_library_has_its_one_door():
     doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
     doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
+    doors |= {"safetensors": {"weights"}}
+    doors |= {"apache_beam": {"data"}, "pyarrow": {"data"}}
     for path in modules():
         for module in imports(path):
             top = module.split(".")[0]
@@ -89,5 +93,5 @@ def test_the_loop_knows_no_backbone_loss_or_evaluator():
 
 
 def test_tensorflow_is_never_imported():
-    code = "import sys, mrl_jax.train, mrl_jax.evaluate; assert 'tensorflow' not in sys.modules"
+    code = "import sys, mrl_jax.train, mrl_jax.evaluate, mrl_jax.prepare; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

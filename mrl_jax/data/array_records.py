@@ -1,7 +1,8 @@
 """A dataset as a directory: ArrayRecord shards of `records`, and a manifest.json that says what must be there.
 
 manifest.json: {"name", "source", "licence", "num_classes", "label_names" (list or null), "splits": {split: [shard]}},
-where a shard is {"file", "examples", "bytes", "sha256"}.
+where a shard is {"file", "examples", "bytes", "sha256"}; and, where known, "max_labels" (the most labels of one
+example) and "class_counts": {split: [examples of class 0, of class 1, ...]}.
 """
 
 import hashlib

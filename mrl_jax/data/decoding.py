@@ -1,11 +1,9 @@
 """From an encoded file to pixels: plain JPEG by the fast way, everything else by Pillow."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
-from mrl_jax.data import jpeg, resizing
+from mrl_jax.data import jpeg, pictures, resizing
 
 
 def decode(image: np.ndarray | bytes, channels: int | None = None) -> np.ndarray:
@@ -31,7 +29,7 @@ def decode_box(image: bytes, box: jpeg.Box, target: int, channels: int | None = 
     try:
         return resizing.resize_box(*jpeg.decode_box(image, box, target, channels or 3), target)
     except ValueError:
-        return resizing.resize_box(_by_pillow(image, channels), box, target)
+        return resizing.resize_box(pictures.read(image, channels), box, target)
 
 
 def _decode_file(data: bytes, channels: int | None) -> np.ndarray:
@@ -40,12 +38,7 @@ def _decode_file(data: bytes, channels: int | None) -> np.ndarray:
             return jpeg.decode(data, channels or 3)
         except ValueError:  # damaged, perhaps not beyond use: Pillow decides
             pass
-    return _by_pillow(data, channels)
-
-
-def _by_pillow(data: bytes, channels: int | None) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as file:
-        return _with_channels(np.asarray(file.convert("L" if channels == 1 else "RGB")))
+    return pictures.read(data, channels)
 
 
 def _with_channels(image: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from mrl_jax.data import array_records
 SIZE = 32
 TEST_FAMILY = "phosphor"
 MIN_TRAIN = 3  # train images a concept needs, to become a class
-RULES = 1  # raised with every change to what is rendered, so that nobody trains on the images of other rules
+RULES = 2  # raised with every change to what is rendered, so that nobody trains on the images of other rules
 LICENCE = "qtawesome: MIT; its fonts: MIT, Apache-2.0, OFL-1.1, CC-BY-4.0. Some glyphs are trademarks of their owners."
 
 _PREFIX = re.compile(r"^(outline|round|sharp|baseline|twotone|ios|md|logo|bx\w*)-")
@@ -131,9 +131,15 @@ def _render(fonts: pathlib.Path, version: str, directory: pathlib.Path) -> None:
         "licence": LICENCE,
         "num_classes": len(names),
         "label_names": names,
+        "max_labels": 1,
+        "class_counts": {side: _counts(examples, len(names)) for side, examples in (("train", train), ("test", test))},
         "splits": shards,
     }
     array_records.write_manifest(directory, manifest)
+
+
+def _counts(examples: list[dict[str, Any]], classes: int) -> list[int]:
+    return np.bincount([example["label"] for example in examples], minlength=classes).tolist()
 
 
 def _intact(target: pathlib.Path) -> bool:

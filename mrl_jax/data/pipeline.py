@@ -63,7 +63,8 @@ def train_batches(
       sampler: which record stands where; None for each once per epoch.
 
     Returns:
-      An iterator over {"image": uint8 (b, H, W, C), "label": int32 (b,)}. Its `close()` ends threads and workers.
+      An iterator over {"image": uint8 (b, H, W, C), "label": int32 (b,)}; where the source has up to L > 1 labels an
+      example, "label" is int32 (b, L), filled up with -1. Its `close()` ends threads and workers.
 
     Raises:
       ValueError: for a batch that cannot be shared, an empty source; and, at the batch that holds it, for a record that
@@ -149,13 +150,21 @@ class _Examples:
             record = transform(source.records[index])
         except Exception as error:  # damage shows as any of a dozen types, by format
             raise ValueError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
-        if not 0 <= record["label"] < source.num_classes:
-            raise ValueError(f"{where} has the label {record['label']}, not in [0, num_classes={source.num_classes})")
-        return record
+        return record | {"label": _label(where, record["label"], source.num_classes, source.max_labels)}
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker fills a memory of its own: only what is needed travels.
         return self.__dict__ | {"_kept": {}}
+
+
+def _label(where: str, label: Any, num_classes: int, max_labels: int) -> Any:
+    """The label as it stands in a batch: a number, or (max_labels,) numbers of which the last may be -1."""
+    labels = label if isinstance(label, list) else [label]
+    if not 1 <= len(labels) <= max_labels:
+        raise ValueError(f"{where} has {len(labels)} labels, and its dataset says 1 to {max_labels}")
+    if not all(0 <= n < num_classes for n in labels):
+        raise ValueError(f"{where} has the label {label}, not in [0, num_classes={num_classes})")
+    return labels[0] if max_labels == 1 else labels + [-1] * (max_labels - len(labels))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """One example as bytes, and back: a line of JSON, then the bytes of the image.
 
 The format is data only (no pickle), and says itself how to read it. Line: {"image": [32, 32, 1], "label": 7} for a raw
-uint8 array in row-major order; {"image": null, "label": 7} where the rest is an encoded file (JPEG, PNG, ...).
+uint8 array in row-major order; {"image": null, "label": 7} where the rest is an encoded file (JPEG, PNG, ...). An
+example of several classes has them in a list: "label": [7, 3].
 """
 
 import json
@@ -14,10 +15,10 @@ Record = dict[str, Any]
 
 
 def encode(record: Record) -> bytes:
-    """A record {"image": uint8 (H, W, C) or encoded bytes, any other field: int} as bytes.
+    """A record {"image": uint8 (H, W, C) or encoded bytes, any other field: int or ints} as bytes.
 
     Raises:
-      ValueError: where the image is neither, or another field is no integer.
+      ValueError: where the image is neither, or another field is neither an integer nor a list of them.
     """
     image = record["image"]
     if isinstance(image, bytes):
@@ -30,10 +31,16 @@ def encode(record: Record) -> bytes:
     header: dict[str, Any] = {"image": shape}
     for name, value in record.items():
         if name != "image":
-            if not isinstance(value, numbers.Integral):
-                raise ValueError(f"record field {name!r} is {value!r}: every field but the image must be an integer")
-            header[name] = int(value)
+            header[name] = _integers(name, value)
     return json.dumps(header).encode() + b"\n" + body
+
+
+def _integers(name: str, value: Any) -> int | list[int]:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, list | tuple | np.ndarray) and all(isinstance(v, numbers.Integral) for v in value):
+        return [int(v) for v in value]
+    raise ValueError(f"record field {name!r} is {value!r}: every field but the image must be an integer, or several")
 
 
 def decode(data: bytes) -> Record:

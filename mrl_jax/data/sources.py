@@ -20,9 +20,12 @@ class Source:
     Attributes:
       name: the name it was asked for by.
       split: the split it was asked for by.
-      records: random access: `len`, and records[i] = {"image": uint8 (H, W, C) or encoded bytes, "label": int}.
+      records: random access: `len`, and records[i] = {"image": uint8 (H, W, C) or encoded bytes, "label": int}, or
+        "label": list of ints where `max_labels` is more than 1.
       num_classes: every label is in [0, num_classes).
       label_names: one name per class, or None.
+      max_labels: the most labels an example has; 1 where each has exactly one.
+      class_counts: the examples of each class in this split, or None where that is not known without reading it.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Source:
     records: Sequence[dict[str, Any]]
     num_classes: int
     label_names: tuple[str, ...] | None = None
+    max_labels: int = 1
+    class_counts: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +103,8 @@ def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
 
 def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
     records = synthetic.records(rest, split)
-    return Source(name, split, records, records.classes)
+    counts = tuple(len(range(c, records.examples, records.classes)) for c in range(records.classes))
+    return Source(name, split, records, records.classes, class_counts=counts)
 
 
 def _array_record(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -117,10 +123,14 @@ def _open(name: str, split: str, directory: pathlib.Path) -> Source:
         splits = sorted(manifest["splits"])
         raise ValueError(f"split {split!r} of dataset {name!r} is not one of {splits}{nearest(split, splits)}")
     records = array_records.open_split(directory, manifest["splits"][split])
-    names = manifest["label_names"]
-    if names is not None and len(names) != manifest["num_classes"]:
-        raise ValueError(f"{directory}: {len(names)} label names for num_classes={manifest['num_classes']}")
-    return Source(name, split, records, manifest["num_classes"], names and tuple(names))
+    classes, names = manifest["num_classes"], manifest["label_names"]
+    counts = manifest["class_counts"][split] if "class_counts" in manifest else None
+    for what, found in (("label names", names), ("class counts", counts)):
+        if found is not None and len(found) != classes:
+            raise ValueError(f"{directory}: {len(found)} {what} for num_classes={classes}")
+    # Datasets written before there were several labels say nothing of them.
+    most = manifest.get("max_labels", 1)
+    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts))
 
 
 def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:

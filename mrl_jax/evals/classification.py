@@ -14,6 +14,9 @@ BATCH = 1024
 class Classification:
     """Top-1 and top-5 accuracy of the model's own heads on a split.
 
+    Where examples have several labels, top-k is the fraction with any of them among the k classes of the largest logits
+    (top-1 is precision at 1).
+
     Dims that were not trained see the mean embedding of the split (no label of it) in place of what they leave out.
     """
 
@@ -36,14 +39,27 @@ class Classification:
 
 
 def ranks(z_NxD: np.ndarray, label_N: np.ndarray, logits) -> np.ndarray:
-    """How many classes each row's label is ranked behind, (N,) int; of equal logits the lower class comes first."""
+    """How many classes each row's label is ranked behind, (N,) int; of equal logits the lower class comes first.
+
+    Of several labels (N, L), filled up with -1, the one that is ranked first counts.
+    """
+    label_NxL = label_N[:, None] if label_N.ndim == 1 else label_N
 
     @jax.jit
-    def rank(z_BxD, label_B):
+    def rank(z_BxD, label_BxL):
         logits_BxC = logits(z_BxD)
+        label_B = _best(logits_BxC, label_BxL)
         own_Bx1 = jnp.take_along_axis(logits_BxC, label_B[:, None], axis=1)
         earlier = jnp.arange(logits_BxC.shape[1])[None, :] < label_B[:, None]
         return jnp.sum((logits_BxC > own_Bx1) | ((logits_BxC == own_Bx1) & earlier), axis=1)
 
     starts = range(0, len(z_NxD), BATCH)
-    return np.concatenate([np.asarray(rank(z_NxD[i : i + BATCH], label_N[i : i + BATCH])) for i in starts])
+    return np.concatenate([np.asarray(rank(z_NxD[i : i + BATCH], label_NxL[i : i + BATCH])) for i in starts])
+
+
+def _best(logits_BxC, label_BxL):
+    """The label of the largest logit, the lowest of equals."""
+    own_BxL = jnp.take_along_axis(logits_BxC, jnp.maximum(label_BxL, 0), axis=1)
+    own_BxL = jnp.where(label_BxL < 0, -jnp.inf, own_BxL)
+    is_best = own_BxL == own_BxL.max(axis=1, keepdims=True)
+    return jnp.where(is_best & (label_BxL >= 0), label_BxL, logits_BxC.shape[1]).min(axis=1)

@@ -14,7 +14,7 @@ class Features(NamedTuple):
     """The embeddings and labels of one split, rows in dataset order."""
 
     z_NxD: np.ndarray  # float32
-    label_N: np.ndarray  # int32
+    label_N: np.ndarray  # int32; (N, L), filled up with -1, where an example has several
 
 
 class FeatureStore:

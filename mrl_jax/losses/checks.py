@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mrl_jax.losses.core import Head
+from mrl_jax.losses.plan import Head
 from mrl_jax.nesting import Nesting
 
 

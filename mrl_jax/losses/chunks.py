@@ -10,7 +10,7 @@ from jax import lax
 
 # Logits alive at once (levels x rows x classes of a chunk), per device. CPU: they stay in the cache; up to `kept` all
 # of them are visited in one chunk, where the compiler shares the logits of the two passes. Else: products stay large.
-_CPU_TILE, _CPU_KEPT = 2**21, 2**22
+_CPU_TILE, _CPU_KEPT = 2**22, 2**22
 # Narrower products waste more than their tile saves.
 _MIN_CHUNK = 192
 _ACCELERATOR_TILE = 2**26

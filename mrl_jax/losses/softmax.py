@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from mrl_jax.losses.checks import check_head, check_labels, check_smoothing
 from mrl_jax.losses.chunks import Tile
-from mrl_jax.losses.core import Head, Plan, make_plan, nested
+from mrl_jax.losses.core import nested
+from mrl_jax.losses.plan import Head, Plan, make_plan
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 

@@ -20,6 +20,7 @@ VARIANTS = {
     "34": (False, (3, 4, 6, 3)),
     "50": (True, (3, 4, 6, 3)),
     "101": (True, (3, 4, 23, 3)),
+    "152": (True, (3, 8, 36, 3)),
 }
 STEMS = ("imagenet", "small")
 BLUR_MIN_CHANNELS = 16

@@ -31,6 +31,7 @@ SIZES = {
 }
 POSEMBS = ("learn", "sincos2d")
 POOLS = ("gap", "map", "tok")
+GELUS = ("exact", "tanh")
 XAVIER = nn.initializers.xavier_uniform()
 
 
@@ -54,18 +55,19 @@ class MultiHeadDotProductAttention(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """Two dense layers with an exact GELU between."""
+    """Two dense layers with a GELU between."""
 
     mlp_dim: int
     dropout: float
     deterministic: bool
+    gelu: str = "exact"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., D) to (..., D)."""
         width = x.shape[-1]
         x = nn.Dense(self.mlp_dim, dtype=x.dtype, kernel_init=XAVIER)(x)
-        x = nn.gelu(x, approximate=False)
+        x = nn.gelu(x, approximate=self.gelu == "tanh")
         x = nn.Dropout(self.dropout, deterministic=self.deterministic)(x)
         return nn.Dense(width, dtype=x.dtype, kernel_init=XAVIER)(x)
 
@@ -76,16 +78,18 @@ class EncoderBlock(nn.Module):
     size: Size
     dropout: float
     deterministic: bool
+    norm_eps: float = 1e-6
+    gelu: str = "exact"
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, None]:
         """(B, T, D) to (B, T, D)."""
         x = x_BxTxD
-        y = nn.LayerNorm(dtype=x.dtype)(x)
+        y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
         y = MultiHeadDotProductAttention(self.size.num_heads)(y, y)
         x = x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y)
-        y = nn.LayerNorm(dtype=x.dtype)(x)
-        y = MlpBlock(self.size.mlp_dim, self.dropout, self.deterministic)(y)
+        y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
+        y = MlpBlock(self.size.mlp_dim, self.dropout, self.deterministic, self.gelu)(y)
         return x + nn.Dropout(self.dropout, deterministic=self.deterministic)(y), None
 
 
@@ -99,6 +103,8 @@ class Transformer(nn.Module):
       remat: recompute each layer's activations in the backward pass.
       scan: loop over the layers in one compiled body; the parameters `encoderblock` gain a leading axis of `size.depth`
         where they were `encoderblock_{i}`.
+      norm_eps: see `ViT`.
+      gelu: see `ViT`.
     """
 
     size: Size
@@ -106,6 +112,8 @@ class Transformer(nn.Module):
     deterministic: bool
     remat: bool
     scan: bool
+    norm_eps: float = 1e-6
+    gelu: str = "exact"
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
@@ -116,16 +124,18 @@ class Transformer(nn.Module):
         if self.scan:
             rngs = {"params": True, "dropout": True}
             block = nn.scan(block, variable_axes={"params": 0}, split_rngs=rngs, length=self.size.depth)
-        arguments = (self.size, self.dropout, self.deterministic)
+        arguments = (self.size, self.dropout, self.deterministic, self.norm_eps, self.gelu)
         for i in range(1 if self.scan else self.size.depth):
             x, _ = block(*arguments, name="encoderblock" if self.scan else f"encoderblock_{i}")(x, None)
-        return nn.LayerNorm(dtype=x.dtype, name="encoder_norm")(x)
+        return nn.LayerNorm(self.norm_eps, dtype=x.dtype, name="encoder_norm")(x)
 
 
 class MAPHead(nn.Module):
     """Attention pooling with one learned query (Zhai et al. 2021, section 3.2)."""
 
     size: Size
+    norm_eps: float = 1e-6
+    gelu: str = "exact"
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
@@ -134,8 +144,8 @@ class MAPHead(nn.Module):
         probe_1x1xD = self.param("probe", XAVIER, (1, 1, x.shape[-1]))
         probe_Bx1xD = jnp.broadcast_to(probe_1x1xD.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = MultiHeadDotProductAttention(self.size.num_heads)(probe_Bx1xD, x)
-        y = nn.LayerNorm(dtype=x.dtype)(x)
-        x = x + MlpBlock(self.size.mlp_dim, dropout=0.0, deterministic=True)(y)
+        y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
+        x = x + MlpBlock(self.size.mlp_dim, dropout=0.0, deterministic=True, gelu=self.gelu)(y)
         return x[:, 0]
 
 
@@ -158,6 +168,8 @@ class ViT(nn.Module):
       dropout: rate.
       remat: see `Transformer`.
       scan: see `Transformer`.
+      norm_eps: added to the variance in every LayerNorm. Published weights were trained with 1e-6 or 1e-12.
+      gelu: "exact", or "tanh", the approximation that weights published in JAX were trained with.
     """
 
     patch: int
@@ -167,6 +179,8 @@ class ViT(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     scan: bool = False
+    norm_eps: float = 1e-6
+    gelu: str = "exact"
 
     @property
     def embed_dim(self) -> int:
@@ -188,9 +202,11 @@ class ViT(nn.Module):
             token_Bx1xD = jnp.broadcast_to(token_1x1xD, (batch, 1, self.size.width))
             x_BxTxD = jnp.concatenate([token_Bx1xD, x_BxTxD], axis=1)
         x_BxTxD = nn.Dropout(self.dropout, deterministic=not train)(x_BxTxD)
-        x_BxTxD = Transformer(self.size, self.dropout, not train, self.remat, self.scan, name="Transformer")(x_BxTxD)
+        options = {"norm_eps": self.norm_eps, "gelu": self.gelu}
+        encoder = Transformer(self.size, self.dropout, not train, self.remat, self.scan, **options, name="Transformer")
+        x_BxTxD = encoder(x_BxTxD)
         if self.pool == "map":
-            return MAPHead(self.size, name="MAPHead_0")(x_BxTxD)
+            return MAPHead(self.size, **options, name="MAPHead_0")(x_BxTxD)
         return x_BxTxD[:, 0] if self.pool == "tok" else jnp.mean(x_BxTxD, axis=1)
 
     def _position_embedding(self, height: int, width: int) -> jax.Array:
@@ -218,6 +234,8 @@ def build(
     dropout: float = 0.0,
     remat: bool = False,
     scan: bool = False,
+    norm_eps: float = 1e-6,
+    gelu: str = "exact",
 ) -> ViT:
     """A ViT whose `variant` is size/patch, such as "B/16"; for the rest see `ViT`. ValueError for a bad value."""
     name, _, patch = variant.partition("/")
@@ -227,6 +245,9 @@ def build(
         )
     choose("model.posemb", posemb, POSEMBS)
     choose("model.pool", pool, POOLS)
+    choose("model.gelu", gelu, GELUS)
+    if not norm_eps > 0:
+        raise ValueError(f"model.norm_eps={norm_eps} must be positive")
     if not 0 <= dropout < 1:
         raise ValueError(f"model.dropout={dropout} must be in [0, 1)")
-    return ViT(int(patch), SIZES[name], posemb, pool, dropout, remat, scan)
+    return ViT(int(patch), SIZES[name], posemb, pool, dropout, remat, scan, norm_eps, gelu)

@@ -246,6 +246,31 @@ def test_bad_records_are_named(bad, message, workers):
         train(source, 1, PLAIN, batch_size=8)
 
 
+def test_several_labels_are_filled_up():
+    labels = [[2], [0, 1, 2], [1, 0]]
+    source = sources.Source("several", "test", [GOOD | {"label": n} for n in labels], 3, max_labels=4)
+    (batch,) = pipeline.eval_batches(source, PLAIN, batch_size=4)
+    assert batch["label"].dtype == np.int32
+    assert batch["label"][batch["mask"]].tolist() == [[2, -1, -1, -1], [0, 1, 2, -1], [1, 0, -1, -1]]
+    (trained,) = train(source, 1, PLAIN, batch_size=3)
+    assert sorted(trained["label"].tolist()) == sorted(batch["label"][:3].tolist())
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ([0, 3], r"record 0 has the label \[0, 3\], not in \[0, num_classes=3\)"),
+        ([-1], "not in"),
+        ([], "has 0 labels, and its dataset says 1 to 2"),
+        ([0, 1, 2], "has 3 labels"),
+    ],
+)
+def test_several_bad_labels_are_named(label, message):
+    source = sources.Source("several", "test", [GOOD | {"label": label}], 3, max_labels=2)
+    with pytest.raises(ValueError, match=message):
+        train(source, 1, PLAIN, batch_size=1)
+
+
 def test_images_of_several_sizes_are_named():
     records = [GOOD, {"image": np.zeros((4, 5, 1), np.uint8), "label": 0}]
     with pytest.raises(ValueError, match=r"shapes \(4, 4, 1\), \(4, 5, 1\): end the transform with a crop"):

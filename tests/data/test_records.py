@@ -26,9 +26,15 @@ def test_other_images_are_refused(bad):
         records.encode({"image": bad, "label": 0})
 
 
-def test_fields_that_are_no_integers_are_refused():
-    with pytest.raises(ValueError, match="'label' is 'cat'"):
-        records.encode({"image": RAW, "label": "cat"})
+@pytest.mark.parametrize("labels", [[3], (4, 0), np.array([7, 2, 5])])
+def test_several_labels_survive(labels):
+    assert records.decode(records.encode({"image": b"", "label": labels}))["label"] == list(labels)
+
+
+@pytest.mark.parametrize("label", ["cat", ["cat"], [1.0], None])
+def test_fields_that_are_no_integers_are_refused(label):
+    with pytest.raises(ValueError, match=r"'label' is .*must be an integer, or several"):
+        records.encode({"image": RAW, "label": label})
 
 
 def test_damaged_bytes_are_refused():

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import raw
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -71,6 +72,18 @@ def test_tfds_splits_are_spelled_as_tfds_does(tfds_dir):
         sources.load("tfds:tiny_pictures", "tests", data_dir=tfds_dir)
 
 
+def test_tfds_becomes_our_own_format(tfds_dir, tmp_path):
+    options = {"source_dir": str(tfds_dir), "source_splits": ("train", "validation")}
+    raw.prepare("tfds:tiny_pictures", tmp_path / "d", reader=options, shards=2)
+    for split in options["source_splits"]:
+        ours = sources.load(f"array_record:{tmp_path / 'd'}", split, data_dir=".")
+        theirs = sources.load("tfds:tiny_pictures", split, data_dir=tfds_dir)
+        assert (ours.num_classes, ours.label_names) == (3, ("a", "b", "c"))
+        assert [ours.records[i] for i in range(len(ours.records))] == [
+            theirs.records[i] for i in range(len(ours.records))
+        ]
+
+
 def test_tfds_feeds_the_pipeline(tfds_dir):
     source = sources.load("tfds:tiny_pictures", "validation", data_dir=str(tfds_dir))
     transform = images.parse("decode|resize_small(8)|center_crop(8)")
@@ -93,6 +106,25 @@ def test_array_record_directory_by_absolute_or_relative_path(array_dir):
         assert (len(source.records), source.num_classes, source.label_names) == (3, 3, ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"split 'tain' of .* is not one of \['train'\]; did you mean 'train'"):
         sources.load(name, "tain", data_dir=base)
+
+
+def test_several_labels_and_class_counts_come_from_the_manifest(array_dir):
+    manifest = array_records.read_manifest(array_dir)
+    plain = sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+    assert (plain.max_labels, plain.class_counts) == (1, None)
+    array_records.write_manifest(array_dir, manifest | {"max_labels": 4, "class_counts": {"train": [1, 0, 2]}})
+    source = sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+    assert (source.max_labels, source.class_counts) == (4, (1, 0, 2))
+    array_records.write_manifest(array_dir, manifest | {"class_counts": {"train": [1, 2]}})
+    with pytest.raises(ValueError, match="2 class counts for num_classes=3"):
+        sources.load(f"array_record:{array_dir}", "train", data_dir=".")
+
+
+@pytest.mark.parametrize(("name", "split"), [("icons", "train"), ("icons", "test"), ("synthetic:classes=3", "test")])
+def test_class_counts_are_those_of_the_records(name, split, icons_dir):
+    source = sources.load(name, split, data_dir=icons_dir)
+    labels = [source.records[i]["label"] for i in range(len(source.records))]
+    assert source.class_counts == tuple(np.bincount(labels, minlength=source.num_classes))
 
 
 def test_absent_array_record_directory_says_how_to_make_it(tmp_path):

@@ -83,3 +83,26 @@ def test_default_dims_include_those_between():
     assert dims_of(Nesting((8, 16)), (16, 3)) == (3, 16)
     with pytest.raises(ValueError, match=r"\[17\] are not in 1\.\.16"):
         dims_of(Nesting((8, 16)), (17,))
+
+
+def test_of_several_labels_the_one_ranked_first_counts():
+    rng = np.random.default_rng(0)
+    z = np.round(rng.normal(size=(200, 6)), 1).astype(np.float32)  # rounded, so that ties occur
+    labels = np.stack([rng.permutation(6)[:3] for _ in z])
+    labels[::2, 1:] = -1
+    found = ranks(z, labels, lambda z: z)
+    one_by_one = np.stack([ranks(z, np.maximum(column, 0), lambda z: z) for column in labels.T], axis=1)
+    np.testing.assert_array_equal(found, np.where(labels >= 0, one_by_one, 6).min(axis=1))
+    order = np.argsort(-z, axis=1, kind="stable")
+    hits = [bool(set(order[i, :2]) & set(labels[i][labels[i] >= 0])) for i in range(len(z))]
+    np.testing.assert_array_equal(found < 2, hits)
+
+
+def test_several_labels_by_every_evaluator(data):
+    z, label = data
+    several = np.stack([np.full_like(label, -1), (label + 1) % 4, label], axis=1)
+    shared = store(z, several)
+    assert dict(EVALUATORS["classification"]().run(shared))["top1@4"] == 1.0
+    assert dict(EVALUATORS["knn"](gallery="test").run(shared))["top1@4"] == 1.0
+    with pytest.raises(ValueError, match=r"evals.knn.k=3: .*several labels.*set it to 1"):
+        dict(EVALUATORS["knn"](gallery="test", k=3).run(shared))

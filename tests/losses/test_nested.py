@@ -13,6 +13,8 @@ from mrl_jax.losses import reference
 from mrl_jax.nesting import Nesting
 
 NESTING = Nesting((3, 4, 9, 24), (1.0, 0.5, 2.0, 1.5))
+# Enough levels of one width for the passes to loop over them.
+EVEN = Nesting.uniform(24, 2)
 KINDS = ("tied", "untied", "binary")
 
 
@@ -99,6 +101,25 @@ def test_one_dim_is_plain_cross_entropy():
     np.testing.assert_allclose(nested.total, plain, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["tied", "binary"])
+@pytest.mark.parametrize("chunk", [5, 36, 37])
+def test_a_loop_over_levels_equals_the_naive_one(kind, chunk):
+    ours, naive = functions(kind)
+    arguments, target = problem(kind, nesting=EVEN)
+    assert_same(
+        value_and_grad(ours, arguments, target, EVEN, chunk=chunk), value_and_grad(naive, arguments, target, EVEN)
+    )
+
+
+def test_the_program_does_not_grow_with_levels_of_one_width():
+    def lines(nesting):
+        arguments, target = problem("tied", nesting=nesting)
+        step = jax.jit(lambda a: value_and_grad(losses.nested_softmax, a, target, nesting))
+        return len(step.lower(arguments).as_text().splitlines())
+
+    assert lines(Nesting.uniform(48, 1)) < 1.05 * lines(Nesting.uniform(48, 4))
+
+
 def test_features_and_rows_beyond_the_weighted_dims_get_no_gradient():
     (z, kernel, bias), labels = problem("tied")
     nesting = Nesting((4, 9, 24), (1.0, 1.0, 0.0))
@@ -157,14 +178,14 @@ def float64(kind, arguments, target, nesting):
     return total, [dz, *grads]
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied"])
-def test_bfloat16_is_no_further_from_float64_than_the_loop(kind):
+@pytest.mark.parametrize(("kind", "nesting"), [("tied", NESTING), ("untied", NESTING), ("tied", EVEN)])
+def test_bfloat16_is_no_further_from_float64_than_the_loop(kind, nesting):
     ours, naive = functions(kind)
-    arguments, target = problem(kind, rows=64, classes=300, scale=1.0, dtype=jnp.bfloat16)
-    exact, exact_grads = float64(kind, arguments, target, NESTING)
+    arguments, target = problem(kind, rows=64, classes=300, nesting=nesting, scale=1.0, dtype=jnp.bfloat16)
+    exact, exact_grads = float64(kind, arguments, target, nesting)
 
     def distances(loss, **options):
-        (value, nested), (dz, dkernel, _) = value_and_grad(loss, arguments, target, **options)
+        (value, nested), (dz, dkernel, _) = value_and_grad(loss, arguments, target, nesting, **options)
         assert nested.per_dim.dtype == jnp.float32
         grads = [dz, *jax.tree.leaves(dkernel)]
         assert all(grad.dtype == jnp.bfloat16 for grad in grads)
@@ -179,16 +200,27 @@ def test_bfloat16_is_no_further_from_float64_than_the_loop(kind):
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 1, 4), (1, 1, 8)], ids=["batch", "both", "classes"])
 @pytest.mark.parametrize("chunk", [None, 6])
 def test_sharded_batch_and_classes_equal_one_device(kind, mesh, chunk):
+    assert_sharded_equals_one_device(kind, mesh, chunk, NESTING)
+
+
+def assert_sharded_equals_one_device(kind, mesh, chunk, nesting):
     ours, naive = functions(kind)
-    arguments, target = problem(kind, rows=16, classes=40)
-    expected = value_and_grad(naive, arguments, target)
+    arguments, target = problem(kind, rows=16, classes=40, nesting=nesting)
+    expected = value_and_grad(naive, arguments, target, nesting)
     mesh = sharding.make_mesh(*mesh)
     batch, kernel, bias = (NamedSharding(mesh, s) for s in (P(("data", "fsdp")), P(None, "model"), P("model")))
     placed = tuple(jax.device_put(a, s) for a, s in zip(arguments, (batch, kernel, bias)))
     by_row = NamedSharding(mesh, P(("data", "fsdp"), "model")) if target.ndim == 2 else batch
     with jax.set_mesh(mesh):
-        found = jax.jit(lambda a, t: value_and_grad(ours, a, t, chunk=chunk))(placed, jax.device_put(target, by_row))
+        found = jax.jit(lambda a, t: value_and_grad(ours, a, t, nesting, chunk=chunk))(
+            placed, jax.device_put(target, by_row)
+        )
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["tied", "binary"])
+def test_a_loop_over_levels_takes_sharded_inputs(kind):
+    assert_sharded_equals_one_device(kind, (2, 1, 4), 6, EVEN)
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])

@@ -1,0 +1,93 @@
+"""Arrays in an .npz file: images (N, H, W) or (N, H, W, C), and labels."""
+
+import pathlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from mrl_jax.choices import nearest
+from mrl_jax.data.preparing.items import Item
+
+
+class Arrays:
+    """An .npz file, held in memory by every process that reads it."""
+
+    label_names = num_classes = None
+    digits_are_numbers = True
+
+    def __init__(self, source: str, *, image_key: str = "images", label_key: str = "labels"):
+        """Nothing is read yet; {split} within both keys stands for the names of the splits, as in "{split}_images"."""
+        self._path, self._keys = pathlib.Path(source), (image_key, label_key)
+        self._splits: dict[str, np.ndarray] = {}
+
+    def items(self) -> Iterator[Item]:
+        """The rows, split by split.
+
+        Raises:
+          ValueError: for arrays that are not there or of another shape or type.
+        """
+        with self._open() as file:
+            pattern = re.escape(self._keys[0]).replace(r"\{split\}", "(.+)")
+            splits = [match[1] for name in file.files if (match := re.fullmatch(pattern, name)) and match.groups()]
+            for split in splits or ["train"]:
+                images, labels = (self._array(file, key.replace("{split}", split)) for key in self._keys)
+                self._check(images, labels)
+                for index, label in enumerate(labels):
+                    yield Item(split, f"{split}:{index}", self._labels(index, label))
+
+    def _labels(self, index: int, label: np.ndarray) -> tuple[str | int, ...]:
+        if label.ndim == 0:
+            return (label.item(),)
+        if label.dtype == bool:
+            return tuple(np.flatnonzero(label).tolist())
+        labels = [value for value in label.tolist() if value not in (-1, "")]
+        if len(set(labels)) < len(labels):
+            raise ValueError(
+                f"{self._path}: the labels of example {index} repeat ({labels[:8]}): give class numbers filled up with "
+                "-1, or a boolean array with a column for each class"
+            )
+        return tuple(labels)
+
+    def read(self, key: str) -> np.ndarray:
+        """The image as (H, W, C)."""
+        split, _, index = key.rpartition(":")
+        if split not in self._splits:
+            with self._open() as file:
+                self._splits[split] = self._array(file, self._keys[0].replace("{split}", split))
+        image = self._splits[split][int(index)]
+        return image[:, :, None] if image.ndim == 2 else image
+
+    def identity(self, key: str) -> str:
+        """Split and row."""
+        return key
+
+    def _open(self):
+        try:
+            return np.load(self._path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self._path} is no .npz of plain arrays: {error}") from error
+
+    def _array(self, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+        if name not in file.files:
+            raise ValueError(
+                f"{self._path} has no array {name!r} among {file.files}{nearest(name, file.files)}; "
+                "name them by --image_key and --label_key"
+            )
+        return file[name]
+
+    def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
+        if (
+            images.dtype != np.uint8
+            or images.ndim not in (3, 4)
+            or (images.ndim == 4 and images.shape[3] not in (1, 3))
+        ):
+            raise ValueError(
+                f"{self._path}: images are {images.dtype} of shape {images.shape}; they must be uint8 (N, H, W) or "
+                "(N, H, W, C) with 1 or 3 channels"
+            )
+        if len(labels) != len(images) or labels.ndim not in (1, 2) or labels.dtype.kind not in "iubU":
+            raise ValueError(
+                f"{self._path}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; they must "
+                "be integers or texts, one or a row of them for each image"
+            )

@@ -1,0 +1,52 @@
+"""What a reader says of one example before its image is read."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+SPLIT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what the name of a split may be, since it begins the names of files
+
+
+class Item(NamedTuple):
+    """One example of the source.
+
+    Attributes:
+      split: the name of its split.
+      key: what `Reader.read` finds it by; it stands in the lists of what was dropped.
+      labels: its labels as the source has them, names or numbers.
+      problem: why it cannot be used, if so.
+    """
+
+    split: str
+    key: str
+    labels: tuple[str | int, ...]
+    problem: str = ""
+
+
+class Reader(Protocol):
+    """One kind of source. It can be made again from its name and options in any process.
+
+    Attributes:
+      num_classes: how many classes there are, where the source itself says so; its labels are their numbers then.
+      label_names: the names of those classes, if any.
+      digits_are_numbers: whether a label such as "7" is the number of a class, and not a name.
+    """
+
+    num_classes: int | None
+    label_names: tuple[str, ...] | None
+    digits_are_numbers: bool
+
+    def items(self):
+        """Yields an Item for every example, in an order that depends on nothing but the source."""
+
+    def read(self, key: str) -> bytes | np.ndarray:
+        """The encoded file, or a uint8 array (H, W, C).
+
+        Raises:
+          FileNotFoundError: where it is gone.
+        """
+
+    def identity(self, key: str) -> str:
+        """What two keys have in common that stand for the same example."""

@@ -1,0 +1,147 @@
+"""One shard: a pure function of the plan and the shard's number."""
+
+import io
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mrl_jax.data import array_records, pictures
+from mrl_jax.data.preparing import plan as plans
+from mrl_jax.data.preparing.hashing import perceptual_hash
+from mrl_jax.data.preparing.listing import Dropped, key_of
+
+UNDECODABLE, NEAR = "undecodable", "near"
+
+
+class Summary(NamedTuple):
+    """What became of a shard's examples."""
+
+    examples: int  # all that it was to hold
+    dropped: list[Dropped]
+
+
+def write_shard(directory: str, fingerprint: str, split: str, index: int) -> Summary:
+    """Writes a shard of the plan in `directory`, if it is not there; it appears in one piece, the note of it after it.
+
+    Any number of processes may do this at once, for the same shard too: all write the same bytes.
+
+    Raises:
+      OSError: where the source cannot be read or the shard cannot be written.
+      ValueError: for another plan.
+    """
+    plan = plans.read(directory, fingerprint)
+    note = summary(plan, split, index)
+    if note is not None:
+        return note
+    found = _Examples(plan, split, index)
+    path = plan.directory / plan.file(split, index)
+    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    try:
+        entry = array_records.write_shard(partial, found)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except RuntimeError as error:  # of the writer: a full disk, for one
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    counts = {str(label): count for label, count in sorted(found.counts.items())}
+    text = json.dumps({"entry": entry | {"file": path.name}, "counts": counts, "dropped": found.dropped})
+    plans.replace(plan.done(split, index), text)
+    return Summary(len(plan.examples(split, index)), found.dropped)
+
+
+def summary(plan: plans.Plan, split: str, index: int) -> Summary | None:
+    """What the note of a finished shard says; None where the shard is not finished."""
+    note = read_note(plan, split, index)
+    return note and Summary(len(plan.examples(split, index)), [Dropped(*row) for row in note["dropped"]])
+
+
+def read_note(plan: plans.Plan, split: str, index: int) -> Mapping[str, Any] | None:
+    """The note of a shard {"entry", "counts", "dropped"}; None where there is none, or the shard is not whole."""
+    try:
+        note = json.loads(plan.done(split, index).read_text(encoding="utf-8", errors="surrogateescape"))
+        size = (plan.directory / plan.file(split, index)).stat().st_size
+    except FileNotFoundError:
+        return None
+    return note if size == note["entry"]["bytes"] else None
+
+
+class _Examples:
+    """The records of a shard, in order; while they are taken, what is dropped is listed and classes are counted."""
+
+    def __init__(self, plan: plans.Plan, split: str, index: int):
+        self._plan, self._split, self._rows = plan, split, plan.examples(split, index)
+        identity = plan.facts["identity"]
+        self._resize = {name: identity[name] for name in ("max_size", "side", "quality")}
+        self._exclude = plan.exclude if split in identity["exclude_from"] else None
+        self.dropped: list[Dropped] = []
+        self.counts: Counter[int] = Counter()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        keys, labels = self._plan.rows[self._split]
+        for i in self._rows:
+            key = key_of(keys.row(i))
+            image = self._image(key)
+            if image is not None:
+                own = labels.row(i).tolist()
+                self.counts.update(own)
+                yield {"image": image, "label": own if self._plan.facts["max_labels"] > 1 else own[0]}
+
+    def _image(self, key: str) -> np.ndarray | bytes | None:
+        try:
+            image = self._plan.reader.read(key)
+        except FileNotFoundError:
+            return self._drop(key, UNDECODABLE, "the file is missing")
+        try:
+            # All of it, since what is cut short shows only at the end.
+            pixels = pictures.read(image) if isinstance(image, bytes) else image
+            image, pixels = smaller(image, pixels, **self._resize)
+        except MemoryError:
+            raise
+        except Exception as error:  # damage shows as any of a dozen types, by format
+            return self._drop(key, UNDECODABLE, f"{type(error).__name__}: {error}")
+        if self._exclude is not None:
+            own = perceptual_hash(pixels)
+            if own is not None:
+                near = self._exclude.near(own)
+                if near:
+                    return self._drop(key, NEAR, near)
+        return image
+
+    def _drop(self, key: str, reason: str, detail: str) -> None:
+        self.dropped.append(Dropped(self._split, key, reason, detail))
+
+
+def smaller(
+    image: np.ndarray | bytes, pixels: np.ndarray, *, max_size: int, side: str, quality: int
+) -> tuple[np.ndarray | bytes, np.ndarray]:
+    """The image, and its pixels, with at most `max_size` pixels on the "short" or "long" side; untouched if it has so.
+
+    An encoded image is encoded as JPEG again; an array stays one. `max_size` 0 lets all images pass.
+    """
+    height, width = pixels.shape[:2]
+    now = min(height, width) if side == "short" else max(height, width)
+    if not max_size or now <= max_size:
+        return image, pixels
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    size = (max(round(width * max_size / now), 1), max(round(height * max_size / now), 1))
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture).reshape(size[1], size[0], -1)
+    if not isinstance(image, bytes):
+        return pixels, pixels
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return file.getvalue(), pixels
+
+
+def remove_partial(directory: pathlib.Path) -> None:
+    """Removes what killed processes have left unfinished."""
+    for path in (*directory.glob(".*.array_record.*.tmp"), *(directory / plans.FOLDER).rglob(".*.tmp")):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""What a nested loss is made of: a head, a criterion, and the static plan of how levels and classes are visited."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from mrl_jax.losses.chunks import Tile, choose_chunk, fold
+from mrl_jax.nesting import Nesting
+
+CLASS_AXIS = "model"
+# Fewer levels than this are not worth a loop.
+_LOOP = 8
+
+
+class Head(NamedTuple):
+    """A linear head: one (D, C) kernel and (C,) bias for every dim (tied), or one (m_g, C) kernel and bias per dim."""
+
+    kernels: tuple[jax.Array, ...]
+    biases: tuple[jax.Array, ...]
+
+
+# How a head lies on the shards of the classes.
+SPLIT = Head(P(None, CLASS_AXIS), P(CLASS_AXIS))
+
+
+class Criterion(Protocol):
+    """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice."""
+
+    def start(self, shape: tuple[int, int]):
+        """S before any class is seen, from (G, B)."""
+
+    def update(self, stats, logits: list[jax.Array], targets: jax.Array, tile: Tile):
+        """S after a chunk, from its logits: G arrays (B, c), float32."""
+
+    def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head):
+        """Per-example losses (G, B), `correct` (G, B) or None, and what `residual` needs: (G, ...) or None."""
+
+    def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile) -> jax.Array:
+        """P - Y: the derivative of one level's per-example loss by its logits."""
+
+
+class Plan(NamedTuple):
+    """The static part of a nested loss: of n_classes classes in `shards` equal parts, `chunk` at a time of each."""
+
+    criterion: Criterion
+    nesting: Nesting
+    tied: bool
+    n_classes: int
+    shards: int
+    chunk: int
+
+    @property
+    def even(self) -> bool:
+        """Whether the levels are many and add equally many features each, so that a loop can visit them."""
+        width = self.nesting.dims[0]
+        return (
+            self.tied
+            and len(self.nesting) >= _LOOP
+            and self.nesting.dims == tuple(range(width, self.nesting.full + 1, width))
+        )
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Per level: the kernel that it reads, the first and the past-the-last feature that it adds."""
+        dims = self.nesting.dims
+        return [(0, low, high) if self.tied else (g, 0, high) for g, (low, high) in enumerate(zip((0, *dims), dims))]
+
+    def fold(self, step, carry):
+        """`step(carry, tile)` over the classes at hand."""
+        width = self.n_classes // self.shards
+        first = lax.axis_index(CLASS_AXIS) * width if self.shards > 1 else 0
+        return fold(step, carry, width, self.chunk, first)
+
+    def sum(self, x):
+        """The sum over the shards of the classes."""
+        return lax.psum(x, CLASS_AXIS) if self.shards > 1 else x
+
+    def max(self, x):
+        """The maximum over the shards of the classes."""
+        return lax.pmax(x, CLASS_AXIS) if self.shards > 1 else x
+
+    def over_shards(self, f, *args, returns):
+        """f(*args) on each shard of the classes: heads and the last argument (targets) are split, the others whole.
+
+        `returns` is the partition of what f returns: P() for what is whole, SPLIT for a head.
+        """
+        if self.shards == 1:
+            return f(*args)
+        specs = [SPLIT if isinstance(x, Head) else P() for x in args]
+        specs[-1] = P(None, CLASS_AXIS) if args[-1].ndim == 2 else P()
+        options = {"axis_names": {CLASS_AXIS}, "check_vma": False}
+        return jax.shard_map(f, in_specs=tuple(specs), out_specs=returns, **options)(*args)
+
+
+def make_plan(criterion: Criterion, nesting: Nesting, rows: int, head: Head, chunk: int | None) -> Plan:
+    """The plan for `rows` examples of these shapes on the mesh in use. Raises ValueError on a chunk below 1."""
+    n_classes = head.kernels[0].shape[1]
+    axis = jax.sharding.get_abstract_mesh().shape.get(CLASS_AXIS, 1)
+    shards = axis if n_classes % axis == 0 else 1
+    plan = Plan(criterion, nesting, len(head.kernels) < len(nesting), n_classes, shards, 0)
+    alive = _LOOP if plan.even else len(nesting)
+    return plan._replace(chunk=choose_chunk(n_classes, alive, rows, shards, chunk))
+
+
+def product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    """The product of two matrices over one axis of each, summed in float32."""
+    return lax.dot_general(x, y, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def unwritten(x: jax.Array) -> jax.Array:
+    """An array like x that the chunks will fill: zeros would be one more pass over the memory of the kernel."""
+    return lax.empty(x.shape, x.dtype)

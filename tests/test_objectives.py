@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mrl_jax import objectives, parts
+from mrl_jax.data import array_records
+from mrl_jax.losses import nested_binary
+from mrl_jax.nesting import Nesting
+
+NESTING = Nesting((2, 4))
+LABELS = np.array([[0, 3, -1], [5, -1, -1], [2, 2, 1]], np.int32)
+
+
+def head(classes=6):
+    rng = np.random.default_rng(0)
+    z, kernel, bias = rng.normal(size=(3, 4)), rng.normal(size=(4, classes)), rng.normal(size=classes)
+    return jnp.float32(z), {"head/kernel": jnp.float32(kernel), "head/bias": jnp.float32(bias)}
+
+
+def test_multi_hot_ignores_filling_and_repeats():
+    expected = np.zeros((3, 6), bool)
+    for row, labels in zip(expected, LABELS):
+        row[labels[labels >= 0]] = True
+    found = objectives.multi_hot(jnp.asarray(LABELS), 6)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(objectives.multi_hot(jnp.asarray(LABELS[:, 0]), 6), np.eye(6, dtype=bool)[[0, 5, 2]])
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, 0]])
+def test_binary_equals_the_loss_on_targets_made_by_hand(labels):
+    z, out = head()
+    targets = np.zeros((3, 6), np.float32)
+    for row, own in zip(targets, labels.reshape(3, -1)):
+        row[own[own >= 0]] = 1
+    found = jax.jit(objectives.binary(NESTING))(z, out, {"label": labels})
+    expected = nested_binary(z, out["head/kernel"], out["head/bias"], jnp.asarray(targets), NESTING)
+    np.testing.assert_allclose(found.per_dim, expected.per_dim, rtol=1e-6)
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Forty images of six classes, one to three labels each."""
+    rng = np.random.default_rng(0)
+    examples = [
+        {"image": rng.integers(0, 256, (16, 16, 1), np.uint8), "label": rng.permutation(6)[: 1 + i % 3]}
+        for i in range(40)
+    ]
+    shard = array_records.write_shard(tmp_path / "train.array_record", examples)
+    manifest = {"name": "several", "num_classes": 6, "label_names": None, "max_labels": 3, "splits": {"train": [shard]}}
+    array_records.write_manifest(tmp_path, manifest)
+    return {"data__name": f"array_record:{tmp_path}", "data__eval_split": "train", "head": "mrl_e"}
+
+
+def test_softmax_is_refused_before_compilation(several):
+    with pytest.raises(ValueError, match=r"loss.name='softmax' takes one label.*up to 3: set loss.name to .*'binary'"):
+        parts.assemble(tiny.config(**several))
+
+
+def test_several_labels_are_trained_on_and_evaluated(several):
+    config = tiny.config(**several)
+    config.unlock().loss = {"name": "binary", "chunk": 0}
+    run = parts.assemble(config)
+    assert run.abstract_batch["label"].shape == (16, 3)
+    with jax.set_mesh(run.mesh):
+        state, update, batches = parts.init_state(run), parts.jit_train_step(run), parts.train_batches(run, 0)
+        measured = []
+        for _ in range(12):
+            state, values = update(state, next(batches))
+            measured.append(float(values["train/loss"]))
+        batches.close()
+    assert measured[-1] < 0.9 * measured[0]
