@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from mrl_jax.data import array_records, images, sources
+from mrl_jax.data import array_records, decoding, sources
 from mrl_jax.data.preparing import running
 from mrl_jax.data.preparing.spec import Spec
 
@@ -42,11 +42,11 @@ def found(directory, split="train") -> list[tuple[bytes, object]]:
     """(pixels, label) of every record, by the route that training takes."""
     source = sources.load(f"array_record:{directory}", split, data_dir=".")
     records = [source.records[i] for i in range(len(source.records))]
-    return [(images.decode(r["image"]).tobytes(), r["label"]) for r in records]
+    return [(decoding.decode(r["image"]).tobytes(), r["label"]) for r in records]
 
 
 def pixels(data: bytes | np.ndarray) -> bytes:
-    return images.decode(data).tobytes()
+    return decoding.decode(data).tobytes()
 
 
 def files(directory) -> dict[str, bytes]:

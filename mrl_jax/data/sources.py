@@ -72,7 +72,16 @@ def concatenate(parts: Sequence[Source]) -> Source:
             raise ValueError(f"data.mixture: dataset {part.name!r} split {part.split!r} has no records")
     name, split = (" + ".join(getattr(part, field) for part in parts) for field in ("name", "split"))
     ends = tuple(itertools.accumulate(len(part.records) for part in parts))
-    return dataclasses.replace(first, name=name, split=split, records=Concatenated(tuple(parts), ends))
+    records, most = Concatenated(tuple(parts), ends), max(part.max_labels for part in parts)
+    return dataclasses.replace(
+        first,
+        name=name,
+        split=split,
+        records=records,
+        max_labels=most,
+        label_names=max(names, default=None),
+        class_counts=None,
+    )
 
 
 def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:

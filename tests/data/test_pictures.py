@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrl_jax.data import images, pictures
+from mrl_jax.data import decoding, images, pictures
 
 RAMP = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :], (4, 256))
 SMOOTH = np.stack([np.add.outer(np.arange(48), k * np.arange(64)) % 256 for k in (1, 2, 3)], -1).astype(np.uint8) // 2
@@ -89,4 +89,4 @@ def test_a_truncated_jpeg_is_an_error_wherever_it_is_cut(progressive):
 
 def test_training_decodes_the_same():
     data = encoded(Image.fromarray(RAMP.astype(np.uint16) * 257))
-    np.testing.assert_array_equal(images.decode(data, 1)[:, :, 0], RAMP)
+    np.testing.assert_array_equal(decoding.decode(data, 1)[:, :, 0], RAMP)
