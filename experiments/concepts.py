@@ -1,0 +1,76 @@
+"""JFT-like pretraining at a small size: icon concepts with a long tail, evaluated on drawing styles never seen.
+
+python -m experiments.concepts --npz=icons_64.npz --workdir=runs/concepts
+
+The .npz file holds x, uint8 (N, H, W); concept, the name of the class of each; set, who drew it. Every tenth set is
+the test. What is prepared or trained already is not done again. Writes experiments/results/concepts.json.
+"""
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from mrl_jax import results, writers
+
+MODES = ("mrl", "multi_label")
+
+NPZ = flags.DEFINE_string("npz", None, "The pictures.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", "runs/concepts", "Where data and runs go.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
+OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
+
+
+def divide(source: str, target: pathlib.Path) -> None:
+    """Writes the file that `prepare` reads: {train,test}_{images,labels}, divided by set."""
+    with np.load(source) as file:
+        images, concepts, sets = file["x"], file["concept"], file["set"]
+    test = np.isin(sets, np.unique(sets)[::10])
+    parts = {"train": ~test, "test": test}
+    arrays = {f"{split}_images": images[rows] for split, rows in parts.items()}
+    arrays |= {f"{split}_labels": concepts[rows] for split, rows in parts.items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(target)
+
+
+def call(module: str, *arguments: str) -> None:
+    """Runs a command of the package."""
+    subprocess.run([sys.executable, "-m", f"mrl_jax.{module}", *arguments], check=True)
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    del argv
+    workdir = pathlib.Path(WORKDIR.value)
+    divided, data = workdir / "divided.npz", workdir / "data"
+    if not divided.exists():
+        divide(NPZ.value, divided)
+    keys = ("--image_key={split}_images", "--label_key={split}_labels")
+    call("prepare", str(divided), f"--data_dir={data / 'concepts'}", "--seed=0", *keys)
+    runs = {}
+    for mode in MODES:
+        path = workdir / f"{mode}_seed{SEED.value}"
+        config = [f"--config=configs/concepts_resnet10.py:{mode}", f"--config.seed={SEED.value}"]
+        call("train", *config, f"--config.data.dir={data}", f"--workdir={path}")
+        runs[mode] = {name: found["values"] for name, found in results.read(path).items()}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    record = {
+        "command": f"python -m experiments.concepts --npz={pathlib.Path(NPZ.value).name} --seed={SEED.value}",
+        "config": "configs/concepts_resnet10.py",
+        "commit": commit,
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
+        "unit": "fraction of the test images, of icon sets not seen in training",
+        "runs": runs,
+    }
+    writers.write_json(pathlib.Path(OUT.value) / "concepts.json", record)
+
+
+if __name__ == "__main__":
+    app.run(main)
