@@ -6,8 +6,8 @@
 `prepare` takes a folder train/CLASS/x.jpg, val/CLASS/x.jpg (the published archive has its val images in one folder:
 sort them by val_annotations.txt first). 60 epochs at batch 256, SGD with Nesterov momentum 0.9, rate 0.2 with a cosine
 after two epochs of warm-up, weight decay 5e-4, label smoothing 0.1, random crops and flips. Dims 8 to 512; `:mrl_e`,
-`:ff=64`. `:small` is what a CPU affords: ResNet-10 of half the width with the strided stem, dims 8
-to 256, 3 epochs at batch 128 and rate 0.1.
+`:ff=64`. `:small` is what a CPU affords: ResNet-10 of half the width with the strided stem, dims 8 to 256, 3 epochs at
+batch 128 and rate 0.1.
 
 Expected: experiments/results/tiny_imagenet_cpu.json for `:small`; for the full run not known, it is not run by us.
 Cost: 23,400 steps of 0.87 TFLOP (counted): 20 PFLOP, an estimated 9 minutes on one A100 at 12 % of its peak.
