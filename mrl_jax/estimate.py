@@ -31,9 +31,17 @@ class Memory(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one update: counted operations over all devices, memory of one device, and what it was compiled for."""
+    """What a run costs.
 
-    flops: int
+    Attributes:
+      flops: counted operations of an update over all devices, by stage (`Parts.stages`): images may grow.
+      total_flops: of all updates.
+      memory: of one device, in the stage of the largest images.
+      platform: what the update was compiled for.
+    """
+
+    flops: tuple[int, ...]
+    total_flops: int
     memory: Memory
     platform: str
 
@@ -84,17 +92,21 @@ def wanted_devices(config: ml_collections.ConfigDict, asked: int | None) -> int 
 
 
 def cost(run: parts.Parts) -> Cost:
-    """Traces and compiles the update, and runs nothing."""
+    """Traces the update of every stage and compiles that of the largest images; runs nothing."""
+    batches = [parts.batch_of_shape(run.abstract_batch, shape) for _, shape in run.stages]
+    largest = max(range(len(batches)), key=lambda i: math.prod(run.stages[i][1]))
     with jax.set_mesh(run.mesh):
-        traced = parts.jit_train_step(run).trace(run.abstract_state, run.abstract_batch)
-        found = traced.lower().compile().memory_analysis()
-    state = run.abstract_state
-    batch = sharding.of_batch(run.mesh)
-    rows = sum(math.prod(batch.shard_shape(s.shape)) * s.dtype.itemsize for s in run.abstract_batch.values())
+        traced = [parts.jit_train_step(run).trace(run.abstract_state, batch) for batch in batches]
+        found = traced[largest].lower().compile().memory_analysis()
+    counted = tuple(flops.of_jaxpr(update.jaxpr.jaxpr) for update in traced)
+    ends = [first for first, _ in run.stages[1:]] + [run.config.total_steps]
+    total = sum(each * (end - first) for each, (first, _), end in zip(counted, run.stages, ends))
+    state, batch = run.abstract_state, sharding.of_batch(run.mesh)
+    rows = sum(math.prod(batch.shard_shape(s.shape)) * s.dtype.itemsize for s in batches[largest].values())
     work = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     own = _bytes((state.params, state.batch_stats))
     memory = Memory(own, _bytes(state.opt_state), _bytes(state.ema), rows, work)
-    return Cost(flops.of_jaxpr(traced.jaxpr.jaxpr), memory, run.mesh.devices.flat[0].platform)
+    return Cost(counted, total, memory, run.mesh.devices.flat[0].platform)
 
 
 def _bytes(tree: Any) -> int:
@@ -120,7 +132,8 @@ def describe(run: parts.Parts, found: Cost, accelerator: str, mfu: float) -> str
         "",
         *_table(run),
         f"parameters           {trees.count(run.abstract_state.params):,}, of them trained {trees.count(trained):,}",
-        f"operations per step  {found.flops:.4g} FLOP on {mesh.size} devices together, batch {config.batch_size}",
+        f"operations per step  {', then '.join(f'{each:.4g}' for each in found.flops)} FLOP on {mesh.size} devices "
+        f"together, batch {config.batch_size}; {found.total_flops:.4g} in all",
         *_memory_lines(found, accelerator),
         *_time_lines(run, found, accelerator, mfu),
     ]
@@ -158,10 +171,10 @@ def _memory_lines(found: Cost, accelerator: str) -> list[str]:
 
 def _time_lines(run: parts.Parts, found: Cost, accelerator: str, mfu: float) -> list[str]:
     peak, steps = flops.ACCELERATORS[accelerator].peak, run.config.total_steps
-    per_step = found.flops / (peak * mfu * run.mesh.size)
+    seconds = found.total_flops / (peak * mfu * run.mesh.size)
     note = "" if run.config.dtype == "bfloat16" else "; float32 is far from that peak: set dtype='bfloat16'"
     return [
-        f"time to finish       {_duration(steps * per_step)}: {steps:,} steps of {1000 * per_step:.4g} ms on "
+        f"time to finish       {_duration(seconds)}: {steps:,} steps of {1000 * seconds / steps:.4g} ms on "
         f"{run.mesh.size} x {accelerator} at {100 * mfu:g} % of {peak / 1e12:g} TFLOP/s (bf16)",
         f"  Not counted: compilation, evaluation, checkpoints, waiting for data{note}",
     ]
@@ -175,4 +188,4 @@ def _duration(seconds: float) -> str:
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= unit:
             return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} seconds"
+    return f"{seconds:.2g} seconds"

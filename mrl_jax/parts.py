@@ -31,6 +31,9 @@ class Parts(NamedTuple):
     schedule: optim.Schedule
     tx: optax.GradientTransformation
     abstract_batch: Mapping[str, jax.ShapeDtypeStruct]
+    stages: list[
+        tuple[int, tuple[int, ...]]
+    ]  # (first step, (B, H, W, C)): images may grow
     abstract_state: step.State  # shapes, dtypes and shardings
     evaluators: Mapping[str, Any]
 
@@ -57,6 +60,20 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     mixing.make(config.mix)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
+    source, batch, stages = _data(config)
+    model = _model(config, nesting, num_classes or source.num_classes)
+    tx = _optimizer(config.optim, schedule, model.distance)
+    state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
+    _check_patterns(config.optim, state.params)
+    for _, shape in stages[1:]:
+        _check_shape(model, state, batch, shape)
+    shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
+    state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
+    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, stages, state, evaluators)
+
+
+def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any], list[tuple[int, tuple]]]:
+    """The training data, its first abstract batch, and the stages of a run."""
     source = _train_source(config.data)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
@@ -66,34 +83,32 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
             f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
             f"{source.max_labels}: set loss.name to one of {list(objectives.MULTI_LABEL)}"
         )
-    examples = [transform(source.records[0], np.random.default_rng(0)) for _, transform in train_transforms(config)]
-    example = examples[0]
     images.parse(config.data.eval_ops)
+    stages = []
+    for first, transform in train_transforms(config):
+        image = transform(source.records[0], np.random.default_rng(0))["image"]
+        stages.append((first, (config.batch_size, *image.shape)))
     labels = (source.max_labels,) if source.max_labels > 1 else ()
     batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, *example["image"].shape), example["image"].dtype),
+        "image": jax.ShapeDtypeStruct(stages[0][1], np.uint8),
         "label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32),
     }
+    return source, batch, stages
+
+
+def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int) -> models.Model:
     options = dict(config.model)
-    model = models.build(
+    return models.build(
         options.pop("name"),
         options,
         head=config.head,
         nesting=nesting,
-        num_classes=num_classes or source.num_classes,
+        num_classes=num_classes,
         dtype=config.dtype,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         freeze=config.optim.freeze,
     )
-    tx = _optimizer(config.optim, schedule, model.distance)
-    state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
-    _check_patterns(config.optim, state.params)
-    for other in examples[1:]:
-        _check_shape(model, state, batch, other["image"].shape)
-    shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
-    state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
-    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, state, evaluators)
 
 
 def _train_source(data: ml_collections.ConfigDict) -> sources.Source:
@@ -118,7 +133,7 @@ def batch_of_shape(batch: Mapping[str, jax.ShapeDtypeStruct], shape: tuple[int, 
 
 
 def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-    other = batch_of_shape(batch, (batch["image"].shape[0], *shape))
+    other = batch_of_shape(batch, shape)
     try:
         jax.eval_shape(
             lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
@@ -127,7 +142,7 @@ def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any
         )
     except Exception as error:  # Linen's own types, by module
         raise ValueError(
-            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take {shape[:2]} "
+            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take {shape[1:3]} "
             f"({error}); a ViT needs model.posemb='sincos2d' for that"
         ) from error
 

@@ -65,3 +65,16 @@ def test_overrides_from_the_command_line(monkeypatch):
     assert (c.optim.lr, c.nesting.dims, c.head) == (0.5, (8, 128), "mrl_e")
     with pytest.raises(AttributeError, match="Did you mean"):
         parse(f"--config={path}", "--config.optim.lrr=0.5")
+
+
+def test_the_ablations_change_the_nesting_and_nothing_else():
+    path = CONFIGS[0].parent / "imagenet_resnet50_ablations.py"
+    plain = defaults.to_json(load(CONFIGS[0].parent / "imagenet_resnet50.py", "mrl"))
+    for word in ("8boost", "8+16boost", "uniform", "smallest=4", "smallest=6", "dense=32", "sample=3"):
+        changed = defaults.differences(plain, defaults.to_json(load(path, word)))
+        assert changed
+        assert all(name.startswith("nesting.") or (word, name) == ("dense=32", "head") for name in changed), changed
+    assert load(path, "8+16boost").nesting.weights[:3] == (2.0, 1.5, 1.0)
+    assert load(path, "uniform").nesting.dims[:3] == (8, 212, 416)
+    with pytest.raises(ValueError, match="config mode 'smallest=5'"):
+        load(path, "smallest=5")

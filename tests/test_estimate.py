@@ -54,7 +54,19 @@ def test_memory_is_that_of_the_compiled_update_and_of_the_real_arrays(ran):
 def test_operations_are_those_behind_the_logged_mfu(ran):
     run, found, _, line = ran
     steps_per_second = line["train/examples_per_second"] / run.config.batch_size
-    np.testing.assert_allclose(line["train/mfu"] * 8 * 1e9, found.flops * steps_per_second, rtol=1e-6)
+    np.testing.assert_allclose(line["train/mfu"] * 8 * 1e9, found.flops[0] * steps_per_second, rtol=1e-6)
+
+
+def test_growing_images_cost_more_from_stage_to_stage():
+    points = {"points": ((0.0, 16), (1.0, 32)), "multiple": 16}
+    sized = {"data__train_ops": "decode|random_crop({size},8)", "model__posemb": "sincos2d"}
+    run = parts.assemble(tiny.config(data__resolution=points, **sized))
+    (_, small), (first, large) = run.stages
+    assert (small[1], large[1]) == (16, 32)
+    found = estimate.cost(run)
+    assert found.flops[1] > 3 * found.flops[0]
+    assert found.total_flops == first * found.flops[0] + (run.config.total_steps - first) * found.flops[1]
+    assert found.memory.batch == 16 * (32 * 32 + 4)
 
 
 def test_what_is_told(ran):
@@ -64,7 +76,7 @@ def test_what_is_told(ran):
     total = trees.count(run.abstract_state.params)
     assert f"{total:,}, of them trained {total - 32 * 64 - 32 - 128:,}" in text
     assert "None, None, None, fsdp, frozen" in text
-    milliseconds = 1000 * found.flops / (8 * 0.5 * 197e12)
+    milliseconds = 1000 * found.flops[0] / (8 * 0.5 * 197e12)
     assert f"8 steps of {milliseconds:.4g} ms on 8 x v5e at 50 % of 197 TFLOP/s" in text
     with pytest.raises(ValueError, match=r"--mfu=0 must be in \(0, 1\]"):
         estimate.describe(run, found, "v5e", 0)
