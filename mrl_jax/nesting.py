@@ -74,6 +74,16 @@ class Nesting:
         return len(self.dims)
 
 
+def check_sample(total: int, sample: int, keep_full: bool) -> None:
+    """Raises ValueError unless `sample` of `total` dims can be drawn, and more than the full one where it is kept."""
+    least = min(2, total) if keep_full else 1
+    if not least <= sample <= total:
+        raise ValueError(
+            f"nesting.sample={sample} must be in {least}..{total} dims drawn per step"
+            f"{' (nesting.keep_full counts as one of them)' if keep_full else ''}, or 0 for all of them"
+        )
+
+
 def draw_weights(key: jax.Array, nesting: Nesting, sample: int, keep_full: bool) -> jax.Array:
     """Weights (G,) of a random subset of `sample` dims: zero for the others, and the expectation is nesting.weights.
 
@@ -81,16 +91,10 @@ def draw_weights(key: jax.Array, nesting: Nesting, sample: int, keep_full: bool)
     `keep_full` the full dim is always among them.
 
     Raises:
-      ValueError: unless 1 <= sample <= G, and sample > 1 where keep_full leaves other dims to be drawn.
+      ValueError: as `check_sample`.
     """
-    total = len(nesting)
-    drawn, among = (sample - 1, total - 1) if keep_full else (sample, total)
-    if not min(among, 1) <= drawn <= among:
-        least = 2 if keep_full else 1
-        raise ValueError(
-            f"nesting.sample={sample} must be in {least}..{total} dims drawn per step"
-            f"{' (nesting.keep_full counts as one of them)' if keep_full else ''}, or 0 for all of them"
-        )
+    check_sample(len(nesting), sample, keep_full)
+    drawn, among = (sample - 1, len(nesting) - 1) if keep_full else (sample, len(nesting))
     rank_G = jax.random.permutation(key, among)
     weight_G = jnp.where(rank_G < drawn, among / max(drawn, 1), 0.0)
     if keep_full:

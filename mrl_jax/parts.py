@@ -16,7 +16,7 @@ from mrl_jax.data import images, pipeline, resolution, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.models import heads
-from mrl_jax.nesting import Nesting
+from mrl_jax.nesting import Nesting, check_sample
 
 
 class Parts(NamedTuple):
@@ -31,9 +31,7 @@ class Parts(NamedTuple):
     schedule: optim.Schedule
     tx: optax.GradientTransformation
     abstract_batch: Mapping[str, jax.ShapeDtypeStruct]
-    stages: list[
-        tuple[int, tuple[int, ...]]
-    ]  # (first step, (B, H, W, C)): images may grow
+    stages: list[tuple[int, tuple[int, ...]]]  # (first step, (B, H, W, C)): images may grow
     abstract_state: step.State  # shapes, dtypes and shardings
     evaluators: Mapping[str, Any]
 
@@ -49,11 +47,13 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
+    _check_numbers(config)
     nesting = Nesting(tuple(config.nesting.dims), tuple(config.nesting.weights) or None)
+    if config.nesting.sample:
+        check_sample(len(nesting), config.nesting.sample, config.nesting.keep_full)
     mesh = mesh or sharding.make_mesh(**config.mesh)
     sharding.check_batch(config.batch_size, mesh, microbatches=config.accumulate)
     sharding.check_batch(config.data.eval_batch_size, mesh, "data.eval_batch_size")
-    _check_numbers(config)
     schedule = optim.make_schedule(config.optim.lr, config.total_steps, config.schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     objective = make_objective(nesting, **arguments)

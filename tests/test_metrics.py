@@ -24,8 +24,10 @@ def recorder(monkeypatch, **options):
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     writer = Writer()
     progress = Progress(100, 0, Nesting((4,)), enabled=False)
-    defaults = {"every": 1, "batch_size": 8, "flops_per_step": 10, "peak_flops": 5.0, "patience": 1}
-    return clock, writer, metrics.Recorder(writer, progress, lambda count: 0.1 * count, **defaults | options)
+    defaults = {"every": 1, "batch_size": 8, "peak_flops": 5.0, "patience": 1}
+    found = metrics.Recorder(writer, progress, lambda count: 0.1 * count, **defaults | options)
+    found.switch(0, 10)
+    return clock, writer, found
 
 
 def measured(loss=1.0, non_finite=0, **more):
@@ -50,7 +52,7 @@ def test_rates_are_those_of_steady_steps(monkeypatch, every):
             found.pause(step)
     found.flush()
     known = {s: rate for s, rate in rates(writer).items() if rate is not None}
-    assert set(known) == ({*range(4, 11), *range(13, 21)} if every == 1 else {5, 10, 15, 20})
+    assert set(known) == ({*range(3, 11), *range(13, 21)} if every == 1 else {5, 10, 15, 20})
     np.testing.assert_allclose(list(known.values()), 16.0)
     np.testing.assert_allclose(writer.lines[20]["train/mfu"], 2 * 10 / 5 / 8)  # eight devices
     assert not any("non_finite" in line for line in writer.lines.values())
@@ -70,10 +72,10 @@ def test_the_run_ends_at_the_first_step_or_after_its_patience(monkeypatch):
 
 
 def test_a_skipped_step_does_not_advance_the_rate_shown(monkeypatch):
-    _, writer, found = recorder(monkeypatch, patience=5)
-    found.push(1, measured(**{"train/skipped": 0}))
-    found.push(2, measured(float("nan"), 1, **{"train/skipped": 1}))
-    found.push(3, measured(**{"train/skipped": 1}))
+    clock, writer, found = recorder(monkeypatch, patience=5)
+    for step, loss, in_a_row, skipped in ((1, 1.0, 0, 0), (2, float("nan"), 1, 1), (3, 1.0, 0, 1)):
+        clock[0] += 0.5
+        found.push(step, measured(loss, in_a_row, **{"train/skipped": skipped}))
     found.flush()
     np.testing.assert_allclose([writer.lines[s]["train/lr"] for s in (1, 2, 3)], [0.0, 0.0, 0.1], atol=1e-7)
 

@@ -69,7 +69,7 @@ class Block(nn.Module):
     bottleneck: bool
     blurpool: bool
     zero_init_residual: bool
-    drop_path: float
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:

@@ -84,7 +84,7 @@ def test_these_backbones_have_one_width(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"options": {"blurpol": True}}, r"model\.blurpol is not an option of 'resnet'.*did you mean 'blurpool'"),
+        ({"options": {"blurpol": True}}, r"model\.blurpol=True is not an option of 'resnet'.*did you mean 'blurpool'"),
         ({"options": {"head_init": "zero"}}, r"model\.head_init='zero' .*did you mean 'zeros'"),
         ({"head": "mrle"}, r"head='mrle' .*did you mean 'mrl_e'"),
         ({"nesting": Nesting((4, 8))}, r"ends at 8, but the embedding has 16 features"),
