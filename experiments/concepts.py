@@ -18,10 +18,9 @@ from absl import app, flags
 
 from mrl_jax import results, writers
 
-MODES = ("mrl", "multi_label")
-
 NPZ = flags.DEFINE_string("npz", None, "The pictures.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", "runs/concepts", "Where data and runs go.")
+MODES = flags.DEFINE_list("modes", ["mrl", "multi_label"], "Words for the config: one run each.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
 
@@ -55,14 +54,15 @@ def main(argv: list[str]) -> None:
     keys = ("--image_key={split}_images", "--label_key={split}_labels")
     call("prepare", str(divided), f"--data_dir={data / 'concepts'}", "--seed=0", *keys)
     runs = {}
-    for mode in MODES:
+    for mode in MODES.value:
         path = workdir / f"{mode}_seed{SEED.value}"
         config = [f"--config=configs/concepts_resnet10.py:{mode}", f"--config.seed={SEED.value}"]
         call("train", *config, f"--config.data.dir={data}", f"--workdir={path}")
         runs[mode] = {name: found["values"] for name, found in results.read(path).items()}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     record = {
-        "command": f"python -m experiments.concepts --npz={pathlib.Path(NPZ.value).name} --seed={SEED.value}",
+        "command": f"python -m experiments.concepts --npz={pathlib.Path(NPZ.value).name} "
+        f"--modes={','.join(MODES.value)} --seed={SEED.value}",
         "config": "configs/concepts_resnet10.py",
         "commit": commit,
         "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
