@@ -6,16 +6,12 @@ The .npz file holds x, uint8 (N, H, W); concept, the name of the class of each; 
 the test. What is prepared or trained already is not done again. Writes experiments/results/concepts.json.
 """
 
-import os
 import pathlib
-import platform
-import subprocess
-import sys
 
-import jax
 import numpy as np
 from absl import app, flags
 
+from experiments.provenance import call, provenance
 from mrl_jax import results, writers
 
 NPZ = flags.DEFINE_string("npz", None, "The pictures.", required=True)
@@ -39,11 +35,6 @@ def divide(source: str, target: pathlib.Path) -> None:
     partial.replace(target)
 
 
-def call(module: str, *arguments: str) -> None:
-    """Runs a command of the package."""
-    subprocess.run([sys.executable, "-m", f"mrl_jax.{module}", *arguments], check=True)
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -59,13 +50,11 @@ def main(argv: list[str]) -> None:
         config = [f"--config=configs/concepts_resnet10.py:{mode}", f"--config.seed={SEED.value}"]
         call("train", *config, f"--config.data.dir={data}", f"--workdir={path}")
         runs[mode] = {name: found["values"] for name, found in results.read(path).items()}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     record = {
         "command": f"python -m experiments.concepts --npz={pathlib.Path(NPZ.value).name} "
         f"--modes={','.join(MODES.value)} --seed={SEED.value}",
         "config": "configs/concepts_resnet10.py",
-        "commit": commit,
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
+        **provenance(),
         "unit": "fraction of the test images, of icon sets not seen in training",
         "runs": runs,
     }

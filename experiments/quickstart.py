@@ -6,16 +6,14 @@ Trains every run by the command a user types (a finished or interrupted one is c
 experiments/results/quickstart.json and quickstart.png, and prints the table.
 """
 
-import os
 import pathlib
-import platform
 import subprocess
 import sys
 
-import jax
 import numpy as np
 from absl import app, flags
 
+from experiments.provenance import provenance
 from mrl_jax import results, writers
 from mrl_jax.nesting import Nesting
 
@@ -53,12 +51,10 @@ def main(argv: list[str]) -> None:
             ours, theirs = summary([c[metric][dim] for c in mrl]), summary([c[metric][dim] for c in ff[dim]])
             rows.append({"metric": metric, "dim": dim, "mrl": ours, "ff": theirs})
             print(f"{metric:20s} {dim:4d}  MRL {ours['mean']:5.2f} +- {ours['std']:4.2f}  FF {theirs['mean']:5.2f}")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     record = {
         "command": f"python -m experiments.quickstart --seeds={','.join(SEEDS.value)}",
         "config": CONFIG,
-        "commit": commit,
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
+        **provenance(),
         "unit": "percent of the 1,120 test images",
         "rows": rows,
     }

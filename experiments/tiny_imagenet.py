@@ -7,16 +7,12 @@ wnid. They become a folder, which `prepare` reads as it would any other. What is
 experiments/results/tiny_imagenet_cpu.json.
 """
 
-import os
 import pathlib
-import platform
-import subprocess
-import sys
 
-import jax
 import numpy as np
 from absl import app, flags
 
+from experiments.provenance import call, provenance
 from mrl_jax import results, writers
 
 SPLITS = ("train", "val")
@@ -39,11 +35,6 @@ def unpack(source: str, folder: pathlib.Path) -> None:
         path.write_bytes(data[offsets[i] : offsets[i + 1]])
 
 
-def call(module: str, *arguments: str) -> None:
-    """Runs a command of the package."""
-    subprocess.run([sys.executable, "-m", f"mrl_jax.{module}", *arguments], check=True)
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -61,13 +52,11 @@ def main(argv: list[str]) -> None:
         rates = [line["train/examples_per_second"] for line in lines if "train/examples_per_second" in line]
         values = {name: found["values"] for name, found in results.read(path).items()}
         runs[mode] = {"values": values, "images_per_second": round(float(np.median(rates)), 1)}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     record = {
         "command": f"python -m experiments.tiny_imagenet --npz={pathlib.Path(NPZ.value).name} "
         f"--modes={','.join(MODES.value)} --seed={SEED.value}",
         "config": "configs/tiny_imagenet_resnet18.py:small",
-        "commit": commit,
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}",
+        **provenance(),
         "unit": "fraction of the 10,000 val images",
         "runs": runs,
     }
