@@ -6,19 +6,22 @@ processes, nor that of workers, nor where a run was resumed, changes any batch.
 """
 
 import dataclasses
+import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import cv2
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from mrl_jax.data import sampling
 from mrl_jax.data.sources import Source
 
 KEEP_BYTES = 256 << 20  # a dataset that is smaller once decoded stays in memory
 _FOREVER = 2**62
+_SHARED, _SHARED_FROM = pathlib.Path("/dev/shm"), 2**16  # smaller arrays go through pipes
 
 
 class Transform(Protocol):
@@ -185,6 +188,10 @@ class _TrainBatch:
     def in_memory(self) -> bool:
         return all(examples.all_kept for _, examples in self.stages)
 
+    @property
+    def nbytes(self) -> int:
+        return max(_nbytes(examples, self.rows) for _, examples in self.stages)
+
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         examples = next(own for first, own in reversed(self.stages) if step >= first)
         positions = (step * self.batch_size + row for row in self.rows)
@@ -200,6 +207,10 @@ class _EvalBatch:
     batch_size: int
     rows: range
     in_memory = False
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.examples, self.rows)
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         n = len(self.examples.source.records)
@@ -242,10 +253,27 @@ def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> 
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads absl flags when it starts workers, also outside of absl.app
-        # Pipes, since /dev/shm of a container is often 64 MB, and its blocks outlive an iterator closed early.
-        by_pipe = grain.experimental.DatasetOptions(min_shm_size=_FOREVER)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, by_pipe)
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(workers, per_worker_buffer_size=-(-prefetch // workers))
-        )
+        each = -(-prefetch // workers)
+        shared = _SHARED_FROM if _has_room(workers * (each + 2) * batch.nbytes) else _FOREVER
+        options = grain.experimental.DatasetOptions(min_shm_size=shared)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=each))
     return iter(dataset)
+
+
+def _has_room(nbytes: int) -> bool:
+    """Whether so many bytes of batches can wait in shared memory; pipes carry them else, at several times the cost."""
+    free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else 0
+    if free < nbytes:
+        logging.warning(
+            "%s has %d MB free and the batches under way need %d: they go through pipes, which is slower; give the "
+            "container more shared memory, or lower data.workers",
+            _SHARED,
+            free >> 20,
+            nbytes >> 20,
+        )
+    return free >= nbytes
+
+
+def _nbytes(examples: _Examples, rows: range) -> int:
+    return examples.get(0, _generator(0, 0))["image"].nbytes * len(rows)

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import multiprocessing
+import pathlib
 import time
 
 import numpy as np
@@ -102,6 +103,26 @@ def test_workers_do_not_change_the_batches(source):
     assert_equal(list(pipeline.eval_batches(source, PLAIN, batch_size=16, workers=2)), one_pass)
     (short,) = pipeline.eval_batches(source, PLAIN, batch_size=64, workers=2)
     assert short["mask"].sum() == N
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/shm").is_dir(), reason="the system has no /dev/shm")
+@pytest.mark.parametrize("room", [True, False], ids=["shared memory", "pipes"])
+def test_batches_travel_by_shared_memory_where_it_has_room_and_leave_none_behind(source, monkeypatch, tmp_path, room):
+    def blocks():
+        return {path.name for path in pathlib.Path("/dev/shm").glob("psm_*")}
+
+    expected, before = train(source, 3), blocks()
+    monkeypatch.setattr(pipeline, "_SHARED_FROM", 0)
+    if not room:
+        monkeypatch.setattr(pipeline, "_SHARED", tmp_path / "none")
+    found = train(source, 3, workers=2)
+    assert (type(found[0]["image"]) is not np.ndarray) is room
+    assert_equal(found, expected)
+    del found
+    deadline = time.monotonic() + 30
+    while blocks() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not blocks() - before
 
 
 def test_close_ends_the_workers(source):
