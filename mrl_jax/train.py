@@ -6,6 +6,7 @@ python -m mrl_jax.train --config=configs/quickstart.py --dry_run --devices=8 --a
 """
 
 import contextlib
+import gc
 import pathlib
 from typing import Any
 
@@ -112,6 +113,10 @@ class _Loop:
             trace.after(step, measured)
             recorder.push(step, measured)
         trace.close()
+        if batches is not None:
+            batches.close()
+            batch = None
+            gc.collect()  # the last blocks of shared memory hang in cycles of references
         self._saver.wait()
         self._progress.say(self._farewell(step, stopped=step < config.total_steps))
         return step == config.total_steps
