@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import functools
 import importlib.util
+import math
 import pathlib
 import threading
 from typing import Any
@@ -75,7 +76,8 @@ def decode_box(data: bytes, box: Box, target: int, channels: int = 3) -> tuple[n
       channels: 1 (grey) or 3 (RGB).
 
     Returns:
-      uint8 (h, w, channels), and the box in these pixels, rounded to whole ones.
+      uint8 (h, w, channels), and the box in these pixels, rounded to whole ones. The next call of the same thread may
+      write over them.
 
     Raises:
       ValueError: where the file is damaged in what was read of it.
@@ -106,7 +108,10 @@ class _Library:
         self._of_thread = threading.local()
 
     def decode(self, data: bytes, box: Box, scale: int, channels: int) -> tuple[np.ndarray, int, int]:
-        """Pixels around a box of the scaled picture, and where in it they begin: x, y."""
+        """Pixels around a box of the scaled picture, and where in it they begin: x, y.
+
+        The pixels lie in memory that the next call of the same thread writes over.
+        """
         c, handle = self._c, self._handle()
         self._check(handle, c.tj3DecompressHeader(handle, data, len(data)))
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -117,10 +122,17 @@ class _Library:
         right, bottom = min(right + _MARGIN, width), min(bottom + _MARGIN, height)
         self._check(handle, c.tj3SetScalingFactor(handle, _Scale(1, scale)))
         self._check(handle, c.tj3SetCroppingRegion(handle, _Region(x, y, right - x, bottom - y)))
-        pixels = np.empty((bottom - y, right - x, channels), np.uint8)
+        pixels = self._room((bottom - y, right - x, channels))
         form = _GREY if channels == 1 else _RGB
         self._check(handle, c.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, pixels.strides[0], form))
         return pixels, x, y
+
+    def _room(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """Fresh memory of this size is handed out in pages of zeros, which takes as long as a tenth of decoding."""
+        needed = math.prod(shape)
+        if getattr(self._of_thread, "room", None) is None or self._of_thread.room.size < needed:
+            self._of_thread.room = np.empty(needed, np.uint8)
+        return self._of_thread.room[:needed].reshape(shape)
 
     def _handle(self) -> Any:
         if not hasattr(self._of_thread, "handle"):
