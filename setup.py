@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 JAX = "jax>=0.10,<0.13"
 TEST = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "scikit-learn>=1.5,<2",
     # The independent implementation of the backbones. The tests that need it are skipped where no such wheel exists.
     "torch==2.13.0; python_version < '3.12'",
