@@ -6,7 +6,8 @@ python -m experiments.benchmarks.linear_probe --out=experiments/results/benchmar
 What depends on the rows is timed on a few blocks of a memory-mapped float16 file and scales with their number; what
 does not (factorisations, substitutions) is timed whole. Floors count multiply-adds at the rate of a plain float32
 product of the same size timed in between: the Gram matrix N D (D + 1) / 2, one factorisation D^3 / 3, one pass of the
-logistic loss 3 N sum(dims) C (logits twice, as the backward pass computes them again, and the gradient).
+logistic loss 3 N sum(dims) C (logits twice, as the backward pass computes them again, and the gradient), one step of
+SGD 2 B sum(dims) C (a minibatch of B rows is small enough to keep its logits).
 """
 
 import os
@@ -24,7 +25,7 @@ import numpy as np
 from absl import app, flags
 
 from mrl_jax import writers
-from mrl_jax.evals import logistic, ridge, streams
+from mrl_jax.evals import logistic, ridge, sgd_probe, streams
 from mrl_jax.evals.linear_heads import accuracy
 from mrl_jax.evals.moments import accumulate
 from mrl_jax.evals.streams import Stream
@@ -72,8 +73,12 @@ def measure(directory: pathlib.Path) -> dict[str, float]:
         seconds(lambda: ridge.solve(moments, dims, unit), 2),
         seconds(lambda: [ridge.solve(moments, (m,), unit) for m in dims], 2),
     )
+    rates, stream = 0.5 / sgd_probe.curvatures(moments, dims), Stream(z, labels, np.arange(2048))
+    sgd_probe.LEAST_STEPS = 1  # of ten epochs over so few rows, the part that is timed
+    steps = sgd_probe.schedule(2048).steps
     return {
         "rows": rows,
+        "sgd_step": seconds(lambda: sgd_probe.train(stream, moments, dims, rates, 0), 1) / steps,
         "plain_multiply_adds_per_second": multiply_adds_per_second(rows, dim),
         "moments": seconds(lambda: accumulate(Stream(z, labels), classes)),
         "accuracy": seconds(lambda: accuracy(Stream(z, labels), heads), 2),
@@ -101,6 +106,9 @@ def extrapolate(found: dict[str, float]) -> dict[str, dict[str, float]]:
     total = tuple(sum(p[i] for p in parts.values()) for i in range(2))
     one_pass = (FULL_ROWS * per_row["logistic_pass"], 3 * FULL_ROWS * width * classes / rate)
     parts |= {"ridge probe, total": total, "one logistic pass": one_pass}
+    plan, fits = sgd_probe.schedule(FULL_ROWS), len(sgd_probe.GRID) + 1
+    step = found["sgd_step"], 2 * plan.batch_rows * width * classes / rate
+    parts[f"SGD probe, {fits} x {plan.steps} steps of {plan.batch_rows}"] = tuple(fits * plan.steps * t for t in step)
     parts[f"logistic probe, {PASSES} passes"] = tuple(PASSES * t for t in one_pass)
     return {name: {"seconds": round(t, 1), "floor_seconds": round(floor, 1)} for name, (t, floor) in parts.items()}
 
