@@ -9,7 +9,9 @@ after two epochs of warm-up, weight decay 5e-4, label smoothing 0.1, random crop
 `:ff=64`. `:small` is what a CPU affords: ResNet-10 of half the width with the strided stem, dims 8 to 256, 3 epochs at
 batch 128 and rate 0.1.
 
-Expected: not known; we have run neither. `python -m experiments.tiny_imagenet` does `:small` from one .npz file.
+Expected: of `:small`, top-1 by the heads 10.5 % at 8 dims, 16.6 % at 256 (seed 0, 2 CPU cores at 640 images/s,
+experiments/results/tiny_imagenet_cpu.json, made by `python -m experiments.tiny_imagenet` from one .npz file). Of the
+whole recipe: not known, we have not run it.
 Cost: 23,400 steps of 0.87 TFLOP (counted): 20 PFLOP, an estimated 9 minutes on one A100 at 12 % of its peak.
 """
 
