@@ -6,7 +6,8 @@ In the backward pass every level h >= g reads block g: with P_h - Y the residual
     R_g = sum over h >= g of w_h / B x (P_h - Y),   dz_block_g = R_g @ W_block_g^T,   dW_block_g = z_block_g^T @ R_g,
 a suffix sum over levels. An untied head shares nothing: level g reads features 0..m_g and neither sum accumulates.
 
-The forward pass saves its inputs and O(G B) statistics; the backward pass computes the logits of each chunk again.
+The forward pass saves its inputs and O(G B) statistics; the backward pass computes the logits of each chunk again (on
+a CPU those of the full dim are kept where that takes no memory, see `Plan`).
 Sums and statistics are float32; products take the dtype of z and kernel, to which R is rounded, and sum in float32.
 
 Where the mesh in use has a `model` axis that divides the classes, each of its devices visits its own share of them and
@@ -40,24 +41,26 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     """The loss, and what the backward pass needs."""
 
     def local(z, head, targets):
-        return plan.criterion.finish(_passes(plan).statistics(plan, z, head, targets), plan, z, head)
+        stats, kept = _passes(plan).statistics(plan, z, head, targets)
+        return *plan.criterion.finish(stats, plan, z, head, targets), kept
 
-    loss_GxB, correct_GxB, saved = plan.over_shards(local, z, head, targets, returns=P())
+    whole = (P(), P(), P(), SPLIT if plan.keeps else P())
+    loss_GxB, correct_GxB, saved, kept = plan.over_shards(local, z, head, targets, returns=whole)
     per_dim = loss_GxB.mean(axis=1)
     total = jnp.sum(jnp.asarray(plan.nesting.weights, per_dim.dtype) * per_dim)
-    return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, saved)
+    return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, saved, kept)
 
 
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):
     """The gradients by z and head."""
-    z, head, targets, saved = residuals
+    z, head, targets, saved, kept = residuals
     scales = (cotangent.total * jnp.asarray(plan.nesting.weights) + cotangent.per_dim) / z.shape[0]
 
-    def local(z, head, saved, scales, targets):
-        dz, grads = _passes(plan).gradients(plan, z, head, saved, scales, targets)
+    def local(z, head, saved, kept, scales, targets):
+        dz, grads = _passes(plan).gradients(plan, z, head, saved, kept, scales, targets)
         return plan.sum(dz), grads
 
-    dz, grads = plan.over_shards(local, z, head, saved, scales, targets, returns=(P(), SPLIT))
+    dz, grads = plan.over_shards(local, z, head, saved, kept, scales, targets, returns=(P(), SPLIT))
     return dz.astype(z.dtype), grads, None
 
 

@@ -13,48 +13,55 @@ from mrl_jax.losses.plan import Head, Plan, product, unwritten
 
 
 def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
-    """The criterion's statistics of all classes at hand."""
+    """The criterion's statistics of all classes at hand, and the logits that are kept, in the place of the head."""
     z_GxBxm, levels = _split(plan, z), jnp.arange(len(plan.nesting))
 
-    def step(stats, tile):
-        def level(logits, x):
-            g, z_Bxm, own = x
-            logits += product(z_Bxm, _rows(plan, head, tile, g), (1, 0))
-            own = plan.criterion.update(jax.tree.map(lambda s: s[None], own), [logits], targets, tile)
-            return logits, jax.tree.map(lambda s: s[0], own)
+    def step(carry, tile):
+        def level(sums, x):
+            (logits, taken), (g, z_Bxm, own) = sums, x
+            part, more = plan.criterion.take(product(z_Bxm, _rows(plan, head, tile, g), (1, 0)), False, targets, tile)
+            logits, taken = logits + part, None if more is None else taken + more
+            own = plan.criterion.update(jax.tree.map(lambda s: s[None], own), [logits], [taken], targets, tile)
+            return (logits, taken), jax.tree.map(lambda s: s[0], own)
 
-        bias = tile.cut(head.biases[0]).astype(jnp.float32)
-        first = jnp.broadcast_to(bias[None], (z.shape[0], tile.size))
-        return lax.scan(level, first, (levels, z_GxBxm, stats))[1]
+        bias = jnp.broadcast_to(tile.cut(head.biases[0]).astype(jnp.float32)[None], (z.shape[0], tile.size))
+        start = plan.criterion.take(bias, True, targets, tile)
+        (logits, _), stats = lax.scan(level, start, (levels, z_GxBxm, carry[0]))
+        kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits),)) if plan.keeps else None
+        return stats, kept
 
-    return plan.fold(step, plan.criterion.start((len(plan.nesting), z.shape[0])))
+    start = plan.criterion.start((len(plan.nesting), z.shape[0]))
+    return plan.fold(step, (start, unwritten(head) if plan.keeps else None))
 
 
-def gradients(plan: Plan, z: jax.Array, head: Head, saved, scales: jax.Array, targets: jax.Array):
+def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, scales: jax.Array, targets: jax.Array):
     """dz (B, D) in float32, of the classes at hand, and the gradient of the head."""
-    z_GxBxm, width = _split(plan, z), plan.nesting.dims[0]
+    z_GxBxm, width, last = _split(plan, z), plan.nesting.dims[0], len(plan.nesting) - 1
     kernel, bias = head.kernels[0], head.biases[0]
 
     def step(carry, tile):
-        def read(g, logits, r, dz, d_kernel):
-            level = jax.tree.map(lambda s: s[g], saved)
-            r = r + scales[g] * plan.criterion.residual(logits, level, targets, tile)
+        def level(i, state):
+            g, (logits, r, dz, d_kernel) = last - i, state
+            # The block above goes, before the residual reads the logits: the loop then needs no copy of them.
+            above = jnp.minimum(g + 1, last)
+            z_Bxm = jnp.where(i > 0, z_GxBxm[above], 0)
+            logits = logits - product(z_Bxm, _rows(plan, head, tile, above), (1, 0))
+            saved_g = jax.tree.map(lambda s: s[g], saved)
+            r = r + scales[g] * plan.criterion.residual(logits, saved_g, targets, tile)
             rounded = r.astype(kernel.dtype)
             dz = dz.at[g].add(product(rounded, _rows(plan, head, tile, g), (1, 1)))
-            return r, dz, tile.put(d_kernel, product(z_GxBxm[g], rounded, (0, 0)), g * width)
+            return logits, r, dz, tile.put(d_kernel, product(z_GxBxm[g], rounded, (0, 0)), g * width)
 
-        def below(i, state):
-            g, logits, *rest = len(plan.nesting) - 2 - i, *state
-            # Before the residual reads them: the loop then needs no copy of the logits.
-            logits = logits - product(z_GxBxm[g + 1], _rows(plan, head, tile, g + 1), (1, 0))
-            return logits, *read(g, logits, *rest)
-
-        logits = product(z, tile.cut(kernel), (1, 0)) + tile.cut(bias).astype(jnp.float32)[None]
-        state = read(len(plan.nesting) - 1, logits, jnp.zeros_like(logits), *carry[:2])
-        _, r, dz, d_kernel = lax.fori_loop(0, len(plan.nesting) - 1, below, (logits, *state))
+        if plan.keeps:
+            logits = tile.cut(carry[1], 0, z.shape[0])
+        else:
+            logits = product(z, tile.cut(kernel), (1, 0)) + tile.cut(bias).astype(jnp.float32)[None]
+        state = logits, jnp.zeros_like(logits), *carry[:2]
+        _, r, dz, d_kernel = lax.fori_loop(0, last + 1, level, state)
         return dz, d_kernel, tile.put(carry[2], r.sum(axis=0))
 
-    start = jnp.zeros(z_GxBxm.shape, jnp.float32), unwritten(kernel), unwritten(bias)
+    place = kept or unwritten(head)
+    start = jnp.zeros(z_GxBxm.shape, jnp.float32), place.kernels[0], place.biases[0]
     dz_GxBxm, d_kernel, d_bias = plan.fold(step, start)
     return dz_GxBxm.swapaxes(0, 1).reshape(z.shape), Head((d_kernel,), (d_bias,))
 

@@ -32,10 +32,16 @@ class Criterion(Protocol):
     def start(self, shape: tuple[int, int]):
         """S before any class is seen, from (G, B)."""
 
-    def update(self, stats, logits: list[jax.Array], targets: jax.Array, tile: Tile):
-        """S after a chunk, from its logits: G arrays (B, c), float32."""
+    def take(self, part_Bxc: jax.Array, first: bool, targets: jax.Array, tile: Tile):
+        """What a level adds to the logits as the others are to see it; (B,) to sum over levels for `update`, or None.
 
-    def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head):
+        `first` tells the first level, and every level of an untied head.
+        """
+
+    def update(self, stats, logits: list[jax.Array], taken: list[jax.Array], targets: jax.Array, tile: Tile):
+        """S after a chunk, from its logits: G arrays (B, c), float32, and what was taken from them."""
+
+    def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head, targets: jax.Array):
         """Per-example losses (G, B), `correct` (G, B) or None, and what `residual` needs: (G, ...) or None."""
 
     def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile) -> jax.Array:
@@ -43,7 +49,11 @@ class Criterion(Protocol):
 
 
 class Plan(NamedTuple):
-    """The static part of a nested loss: of n_classes classes in `shards` equal parts, `chunk` at a time of each."""
+    """The static part of a nested loss: of n_classes classes in `shards` equal parts, `chunk` at a time of each.
+
+    Where `keeps` is set, the logits of the full dim (B x C) are not computed again for the backward pass: they wait in
+    the memory of the kernel's gradient (D x C), which is not needed before.
+    """
 
     criterion: Criterion
     nesting: Nesting
@@ -51,6 +61,7 @@ class Plan(NamedTuple):
     n_classes: int
     shards: int
     chunk: int
+    keeps: bool
 
     @property
     def even(self) -> bool:
@@ -68,11 +79,19 @@ class Plan(NamedTuple):
         dims = self.nesting.dims
         return [(0, low, high) if self.tied else (g, 0, high) for g, (low, high) in enumerate(zip((0, *dims), dims))]
 
+    @property
+    def width(self) -> int:
+        """How many classes are at hand: all, or those of a shard."""
+        return self.n_classes // self.shards
+
+    @property
+    def first(self) -> jax.Array | int:
+        """The first class at hand."""
+        return lax.axis_index(CLASS_AXIS) * self.width if self.shards > 1 else 0
+
     def fold(self, step, carry):
         """`step(carry, tile)` over the classes at hand."""
-        width = self.n_classes // self.shards
-        first = lax.axis_index(CLASS_AXIS) * width if self.shards > 1 else 0
-        return fold(step, carry, width, self.chunk, first)
+        return fold(step, carry, self.width, self.chunk, self.first)
 
     def sum(self, x):
         """The sum over the shards of the classes."""
@@ -98,11 +117,17 @@ class Plan(NamedTuple):
 def make_plan(criterion: Criterion, nesting: Nesting, rows: int, head: Head, chunk: int | None) -> Plan:
     """The plan for `rows` examples of these shapes on the mesh in use. Raises ValueError on a chunk below 1."""
     n_classes = head.kernels[0].shape[1]
-    axis = jax.sharding.get_abstract_mesh().shape.get(CLASS_AXIS, 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    axis = mesh.shape.get(CLASS_AXIS, 1)
     shards = axis if n_classes % axis == 0 else 1
-    plan = Plan(criterion, nesting, len(head.kernels) < len(nesting), n_classes, shards, 0)
+    plan = Plan(criterion, nesting, len(head.kernels) < len(nesting), n_classes, shards, 0, False)
     alive = _LOOP if plan.even else len(nesting)
-    return plan._replace(chunk=choose_chunk(n_classes, alive, rows, shards, chunk))
+    chunk = choose_chunk(n_classes, alive, rows, shards, chunk)
+    # An accelerator computes half of the logits again in the time in which its memory writes and reads them.
+    keeps = jax.default_backend() == "cpu" and plan.tied and head.kernels[0].dtype == jnp.float32
+    # Rows that lie on several devices have no place in an array without them; one chunk the compiler keeps by itself.
+    keeps = keeps and max(mesh.size, 1) == shards and rows <= nesting.full and chunk < plan.width
+    return plan._replace(chunk=chunk, keeps=keeps)
 
 
 def product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
@@ -110,6 +135,6 @@ def product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
     return lax.dot_general(x, y, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def unwritten(x: jax.Array) -> jax.Array:
-    """An array like x that the chunks will fill: zeros would be one more pass over the memory of the kernel."""
-    return lax.empty(x.shape, x.dtype)
+def unwritten(head: Head) -> Head:
+    """Arrays like those of the head that the chunks will fill."""
+    return jax.tree.map(lambda x: lax.empty(x.shape, x.dtype), head)

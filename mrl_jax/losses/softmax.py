@@ -14,26 +14,15 @@ from mrl_jax.nesting import Nesting
 
 
 class _Statistics(NamedTuple):
-    """Of the logits seen so far, each (G, B): a maximum, the sum of exponentials below it, the label's logit."""
+    """Of the classes seen so far, each (G, B).
 
-    rival: jax.Array
-    sumexp: jax.Array
-    label: jax.Array
-
-
-def _rivals(logits: jax.Array, before_label: jax.Array) -> jax.Array:
-    """The logits, one float higher for classes before the label: the label is ranked first if none exceeds its own.
-
-    One maximum then serves both the softmax, which any value near the largest logit keeps in range, and the rank, with
-    ties going to the lower class as in argmax. 0.6 of the spacing of floats rounds to one step for every mantissa,
-    and a sum and a product are what the compiler fuses into the maximum, unlike `nextafter`.
-
-    Args:
-      logits: (B, c).
-      before_label: (B, c), 1.0 for classes before the label of the row, else 0.0.
+    The label is no rival of itself: so the largest logit among its rivals tells its rank, and the loss of an example
+    that is all but certain keeps its digits, as softplus(rivals - label) instead of a difference of large numbers.
     """
-    step = jnp.finfo(jnp.float32)
-    return logits + before_label * (0.6 * step.eps * jnp.abs(logits) + step.tiny)
+
+    rival: jax.Array  # the largest logit
+    sumexp: jax.Array  # the sum of exponentials below it
+    label: jax.Array  # the label's own logit; 0 before it is seen
 
 
 class Softmax(NamedTuple):
@@ -44,47 +33,49 @@ class Softmax(NamedTuple):
 
     def start(self, shape):
         """No class seen."""
-        return _Statistics(jnp.full(shape, jnp.finfo(jnp.float32).min), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
+        return _Statistics(jnp.full(shape, jnp.finfo(jnp.float32).min), jnp.zeros(shape), jnp.zeros(shape))
 
-    def update(self, stats, logits, targets, tile: Tile):
-        """Online log-sum-exp: the sum is rescaled to each new maximum."""
+    def take(self, part, first, targets, tile: Tile):
+        """The label's logit; the first level leaves an infinity in its place, which what later levels add keeps."""
         position = tile.position(targets)
-        before = (jnp.arange(tile.size)[None] < position).astype(jnp.float32)
-        rival = jnp.maximum(stats.rival, jnp.stack([_rivals(a, before).max(axis=1) for a in logits]))
-        sumexp = jnp.stack([jnp.exp(a - rival[g][:, None]).sum(axis=1) for g, a in enumerate(logits)])
-        inside = ((position >= 0) & (position < tile.size))[:, 0]
-        label = jnp.stack([jnp.take_along_axis(a, position, axis=1, mode="clip")[:, 0] for a in logits])
-        return _Statistics(
-            rival,
-            stats.sumexp * jnp.exp(stats.rival - rival) + sumexp,
-            jnp.where(inside[None], label, stats.label),
-        )
+        inside = (position >= 0) & (position < tile.size)
+        own = jnp.where(inside, jnp.take_along_axis(part, position, axis=1, mode="clip"), 0.0)
+        return jnp.where(jnp.arange(tile.size)[None] == position, -jnp.inf, part) if first else part, own[:, 0]
 
-    def finish(self, stats, plan: Plan, z_BxD, head):
-        """Merges the shards of the classes; saves the log-sum-exp."""
-        rival, label = plan.max(stats.rival), plan.max(stats.label)
-        lse = rival + jnp.log(plan.sum(stats.sumexp * jnp.exp(stats.rival - rival)))
-        expected = label
+    def update(self, stats, logits, taken, targets, tile: Tile):
+        """Online log-sum-exp: the sum is rescaled to each new maximum."""
+        rival = jnp.maximum(stats.rival, jnp.stack([a.max(axis=1) for a in logits]))
+        sumexp = jnp.stack([jnp.exp(a - rival[g][:, None]).sum(axis=1) for g, a in enumerate(logits)])
+        sumexp += stats.sumexp * jnp.exp(stats.rival - rival)
+        return _Statistics(rival, sumexp, stats.label + jnp.stack(taken))
+
+    def finish(self, stats, plan: Plan, z_BxD, head, targets):
+        """Merges the shards of the classes; saves the log-sum-exp and how much the softmax leaves to the rivals."""
+        rival = plan.max(stats.rival)
+        rivals = rival + jnp.log(plan.sum(stats.sumexp * jnp.exp(stats.rival - rival)))
+        label = jnp.where((targets >= 0) & (targets < self.n_classes), plan.sum(stats.label), -jnp.inf)
+        loss = jax.nn.softplus(rivals - label)
         if self.label_smoothing:
-            expected = (1 - self.label_smoothing) * label + self.label_smoothing * _mean_logits(plan, z_BxD, head)
-        return lse - expected, label >= rival, lse
+            loss += self.label_smoothing * (label - _mean_logits(plan, z_BxD, head))
+        return loss, label > rival, (jnp.logaddexp(rivals, label), jax.nn.sigmoid(rivals - label))
 
     def residual(self, logits, saved, targets, tile: Tile):
         """softmax - target."""
+        lse_B, rivals_B = saved
         onehot = tile.position(targets) == jnp.arange(tile.size)[None]
-        target = jnp.where(onehot, 1 - self.label_smoothing, 0.0) + self.label_smoothing / self.n_classes
-        return jnp.exp(logits - saved[:, None]) - target
+        even = self.label_smoothing / self.n_classes
+        label_B = self.label_smoothing - even - rivals_B
+        return jnp.where(onehot, label_B[:, None], jnp.exp(logits - lse_B[:, None]) - even)
 
 
 def _mean_logits(plan: Plan, z_BxD: jax.Array, head: Head) -> jax.Array:
     """The mean over classes of each level's logits, (G, B), by linearity: the logit of the mean kernel column."""
+    z_BxD = z_BxD.astype(jnp.float32)
     columns = [plan.sum(k.sum(axis=1, dtype=jnp.float32)) / plan.n_classes for k in head.kernels]
-    means = []
-    for g, (i, low, high) in enumerate(plan.blocks):
-        before = means[-1] if plan.tied and g else plan.sum(head.biases[i].sum(dtype=jnp.float32)) / plan.n_classes
-        product = jnp.dot(z_BxD[:, low:high].astype(jnp.float32), columns[i][low:high])
-        means.append(before + product)
-    return jnp.stack(means)
+    biases = [plan.sum(bias.sum(dtype=jnp.float32)) / plan.n_classes for bias in head.biases]
+    columns, biases = ([x[0]] * len(plan.nesting) if plan.tied else x for x in (columns, biases))
+    padded = [jnp.pad(w[:m], (0, plan.nesting.full - m)) for w, m in zip(columns, plan.nesting.dims)]
+    return jnp.einsum("gd,bd->gb", jnp.stack(padded), z_BxD, precision="highest") + jnp.stack(biases)[:, None]
 
 
 def nested_softmax(

@@ -2,42 +2,56 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.plan import Head, Plan, product, unwritten
 
 
 def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
-    """The criterion's statistics of all classes at hand."""
-    z_blocks = _split(plan, z)
-
-    def step(stats, tile):
-        return plan.criterion.update(stats, _logits(plan, z_blocks, head, tile), targets, tile)
-
-    return plan.fold(step, plan.criterion.start((len(plan.nesting), z.shape[0])))
-
-
-def gradients(plan: Plan, z: jax.Array, head: Head, saved, scales: jax.Array, targets: jax.Array):
-    """dz (B, D) in float32, of the classes at hand, and the gradient of the head."""
+    """The criterion's statistics of all classes at hand, and the logits that are kept, in the place of the head."""
     z_blocks = _split(plan, z)
 
     def step(carry, tile):
-        dz, kernels, biases = carry[0], *map(list, carry[1])
-        logits, r = _logits(plan, z_blocks, head, tile), None
+        logits, taken = _logits(plan, z_blocks, head, targets, tile)
+        kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits[-1]),)) if plan.keeps else None
+        return plan.criterion.update(carry[0], logits, taken, targets, tile), kept
+
+    start = plan.criterion.start((len(plan.nesting), z.shape[0]))
+    return plan.fold(step, (start, unwritten(head) if plan.keeps else None))
+
+
+def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, scales: jax.Array, targets: jax.Array):
+    """dz (B, D) in float32, of the classes at hand, and the gradient of the head."""
+    z_blocks, last = _split(plan, z), len(plan.nesting) - 1
+
+    def step(carry, tile):
+        kernels, biases, rows, columns, r = *map(list, carry[1]), [], [], None
+        logits, _ = _logits(plan, z_blocks, head, targets, tile, last if plan.keeps else last + 1)
+        if plan.keeps:
+            logits.append(tile.cut(kernels[0], 0, z.shape[0]))
         for g, (i, low, high) in reversed(list(enumerate(plan.blocks))):
             level = jax.tree.map(lambda s, g=g: s[g], saved)
             own = scales[g] * plan.criterion.residual(logits[g], level, targets, tile)
             r = own if r is None or not plan.tied else r + own
             rounded = r.astype(head.kernels[i].dtype)
-            block = product(rounded, tile.cut(head.kernels[i], low, high), (1, 1))
-            dz = lax.dynamic_update_slice(dz, dz[:, low:high] + block, (0, low))
-            kernels[i] = tile.put(kernels[i], product(z_blocks[g], rounded, (0, 0)), low)
+            rows.append(product(rounded, tile.cut(head.kernels[i], low, high), (1, 1)))
+            columns.append(product(z_blocks[g], rounded, (0, 0)).astype(rounded.dtype))
+            if plan.chunk < plan.width:
+                kernels[i] = tile.put(kernels[i], columns[-1], low)
             if g == 0 or not plan.tied:
                 biases[i] = tile.put(biases[i], r.sum(axis=0))
-        return dz, Head(tuple(kernels), tuple(biases))
+        if plan.chunk == plan.width:
+            kernels = [jnp.concatenate(columns[::-1])] if plan.tied else columns[::-1]
+        return carry[0] + _join(plan, rows), Head(tuple(kernels), tuple(biases))
 
-    return plan.fold(step, (jnp.zeros(z.shape, jnp.float32), jax.tree.map(unwritten, head)))
+    return plan.fold(step, (jnp.zeros(z.shape, jnp.float32), kept or unwritten(head)))
+
+
+def _join(plan: Plan, rows: list[jax.Array]) -> jax.Array:
+    """dz (B, D) from the parts of the levels, the last one first."""
+    if plan.tied:
+        return jnp.concatenate(rows[::-1], axis=1)
+    return sum(jnp.pad(part, ((0, 0), (0, plan.nesting.full - part.shape[1]))) for part in rows)
 
 
 def _split(plan: Plan, z: jax.Array) -> list[jax.Array]:
@@ -45,16 +59,16 @@ def _split(plan: Plan, z: jax.Array) -> list[jax.Array]:
     return [z[:, low:high] for _, low, high in plan.blocks]
 
 
-def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile) -> list[jax.Array]:
-    """The logits of a chunk at every level: G arrays (B, c), float32."""
-    logits = []
-    for g, (i, low, high) in enumerate(plan.blocks):
-        kernel = tile.cut(head.kernels[i], low, high)
-        if plan.tied and g:
-            logits.append(logits[-1] + product(z_blocks[g], kernel, (1, 0)))
-        else:
-            logits.append(_affine(z_blocks[g], kernel, tile.cut(head.biases[i])))
-    return logits
+def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, targets: jax.Array, tile: Tile, upto: int | None = None):
+    """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32; and what was taken from them."""
+    logits, taken = [], []
+    for g, (i, low, high) in enumerate(plan.blocks[:upto]):
+        kernel, first = tile.cut(head.kernels[i], low, high), g == 0 or not plan.tied
+        part = _affine(z_blocks[g], kernel, tile.cut(head.biases[i])) if first else product(z_blocks[g], kernel, (1, 0))
+        part, own = plan.criterion.take(part, first, targets, tile)
+        logits.append(part if first else logits[-1] + part)
+        taken.append(own if first or own is None else taken[-1] + own)
+    return logits, taken
 
 
 def _affine(z: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from mrl_jax import losses, sharding
 from mrl_jax.losses import reference
+from mrl_jax.losses.plan import Head, make_plan
 from mrl_jax.nesting import Nesting
 
 NESTING = Nesting((3, 4, 9, 24), (1.0, 0.5, 2.0, 1.5))
@@ -65,6 +66,18 @@ def test_equals_the_loop_for_any_chunk(kind, chunk):
     ours, naive = functions(kind)
     arguments, target = problem(kind)
     assert_same(value_and_grad(ours, arguments, target, chunk=chunk), value_and_grad(naive, arguments, target))
+
+
+@pytest.mark.parametrize("nesting", [NESTING, EVEN])
+@pytest.mark.parametrize("rows", [10, 40])
+def test_equals_the_loop_whether_logits_are_kept_or_not(rows, nesting):
+    # They are kept where the kernel's gradient has a row for every example.
+    arguments, target = problem("tied", rows, nesting=nesting)
+    plan = make_plan(None, nesting, rows, Head((arguments[1],), (arguments[2],)), 5)
+    assert plan.keeps == (rows <= nesting.full)
+    ours, naive = functions("tied")
+    found = value_and_grad(ours, arguments, target, nesting, chunk=5)
+    assert_same(found, value_and_grad(naive, arguments, target, nesting))
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
@@ -151,12 +164,13 @@ def test_extreme_logits_stay_finite_and_right(size):
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_ties_go_to_the_first_class_as_in_argmax(chunk):
+def test_first_is_ahead_of_every_other_class(chunk):
+    labels, z, kernel = jnp.arange(4), jnp.zeros((4, 2)), jnp.zeros((2, 4))
     for value in (0.0, 3.0, -3.0, 1e-38):
-        bias = jnp.asarray([value - 1 if value else -1.0, value, value, value])
-        labels, z, kernel = jnp.arange(4), jnp.zeros((4, 2)), jnp.zeros((2, 4))
-        correct = losses.nested_softmax(z, kernel, bias, labels, Nesting.fixed(2), chunk=chunk).correct
-        assert correct.tolist() == [[c == int(jnp.argmax(bias)) for c in range(4)]], value
+        for classes, first in (((1, 2), None), ((2,), 2)):
+            bias = jnp.full(4, value - 1).at[jnp.asarray(classes)].set(value)
+            correct = losses.nested_softmax(z, kernel, bias, labels, Nesting.fixed(2), chunk=chunk).correct
+            assert correct.tolist() == [[c == first for c in range(4)]], (value, classes)
 
 
 def float64(kind, arguments, target, nesting):
