@@ -186,5 +186,5 @@ def test_wordnet_needs_its_names_and_its_data(monkeypatch):
     with pytest.raises(ValueError, match="such as n01440764"):
         superclass.from_wordnet(None, 2)
     monkeypatch.setitem(__import__("sys").modules, "nltk.corpus", None)
-    with pytest.raises(ImportError, match="pip install nltk"):
+    with pytest.raises(ImportError, match="pip install 'mrl_jax"):
         superclass.from_wordnet(("n01440764", "n01443537"), 2)
