@@ -97,7 +97,7 @@ def from_wordnet(label_names: Sequence[str] | None, count: int) -> Hierarchy:
 
         wordnet.ensure_loaded()
     except ImportError as error:
-        raise ImportError("nltk is not installed: pip install 'mrl_jax[wordnet]', or give hierarchy=FILE.json") from error
+        raise ImportError("nltk is missing: pip install 'mrl_jax[wordnet]', or give hierarchy=FILE.json") from error
     except LookupError as error:
         raise FileNotFoundError(
             "nltk has no WordNet data: python -m nltk.downloader wordnet, or give hierarchy=FILE.json"
