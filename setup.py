@@ -51,6 +51,7 @@ setup(
         "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
         "retrieval": ["faiss-cpu>=1.9,<2"],
         "text": ["tokenizers>=0.20,<1"],
+        "wordnet": ["nltk>=3.8,<4"],
         "log": ["tensorboardX>=2.6,<3", "wandb>=0.18,<1"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8,<1", "pre-commit>=4,<5"],
