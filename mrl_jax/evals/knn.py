@@ -73,7 +73,7 @@ def _update(best, queries_QxD, gallery_NxD, offset, *, dims):
     dots = jnp.zeros((len(queries_QxD), len(gallery_NxD)))
     q_norm, g_norm = jnp.zeros(len(queries_QxD)), jnp.zeros(len(gallery_NxD))
     for g, (start, stop) in enumerate(zip((0, *dims), dims)):
-        q, x = queries_QxD[:, start:stop], gallery_NxD[:, start:stop]
+        q, x = (z[:, start:stop].astype(jnp.float32) for z in (queries_QxD, gallery_NxD))
         dots += jnp.matmul(q, x.T, precision=jax.lax.Precision.HIGHEST)
         q_norm, g_norm = q_norm + jnp.sum(q * q, axis=1), g_norm + jnp.sum(x * x, axis=1)
         cosine = dots * _inverse_root(q_norm)[:, None] * _inverse_root(g_norm)[None, :]
