@@ -16,7 +16,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, extract, features_dir, results, trained, trees
+from mrl_jax import commands, extract, features_dir, results, trained
 from mrl_jax.choices import choose
 from mrl_jax.evals import EVALUATORS, baselines
 from mrl_jax.evals.features import dims_of
@@ -92,12 +92,11 @@ def features_of(path: pathlib.Path, step: int | None, data_dir: str | None) -> t
     return tuple(found)
 
 
-def head_of(path: pathlib.Path, step: int | None, data_dir: str | None) -> Head:
+def head_of(path: pathlib.Path, step: int | None) -> Head:
     """The classifier of a run's checkpoint at full dim."""
     step = trained.choose_step(path, step)
-    run = trained.assemble(path, step, trained.config_of(path, step, data_dir=data_dir))
-    tensors = trees.flatten(trained.variables(path, step, run)["params"])
-    suffix = "" if "head/kernel" in tensors else f"_{run.nesting.full}"
+    tensors = trained.head(path, step)
+    suffix = "" if "head/kernel" in tensors else f"_{max(trained.config_of(path, step).nesting.dims)}"
     return np.asarray(tensors[f"head/kernel{suffix}"]), np.asarray(tensors[f"head/bias{suffix}"])
 
 
@@ -137,7 +136,7 @@ def main(argv: list[str]) -> None:
     if options.workdir and not options.train and not options.test:
         path = pathlib.Path(options.workdir)
         if "head_svd" in methods and head is None:
-            head = head_of(path, options.step, options.data_dir)
+            head = head_of(path, options.step)
         train, test = features_of(path, options.step, options.data_dir)
         out = options.out or options.workdir
     elif options.train and options.test and options.out and not options.workdir:

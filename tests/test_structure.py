@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "train"}
+COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "robustness", "train"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
