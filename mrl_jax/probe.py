@@ -16,7 +16,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, extract, features_dir, results, trained
+from mrl_jax import commands, extract, features_dir, report, results, trained
 from mrl_jax.choices import choose
 from mrl_jax.evals import EVALUATORS, baselines
 from mrl_jax.evals.features import dims_of
@@ -54,7 +54,8 @@ def probe(
     details |= {"train": dict(train.info.identity), "test": dict(test.info.identity), "seed": seed}
     results.write(out, {name: values}, step=step, nesting=nesting, head=None, command=command, details={name: details})
     results.plot(out / "plots" / f"{name}.png", top1, nesting)
-    print(f"Wrote {out}/results/{name}.json and {out}/plots/{name}.png")
+    page = report.refresh(out)
+    print(f"Wrote {out}/results/{name}.json and {out}/plots/{name}.png" + (f", and {page} anew" if page else ""))
 
 
 def check_same_model(train: Features, test: Features) -> None:

@@ -121,7 +121,7 @@ def plot(
     axes.set_xlabel("embedding dim (filled: trained, open: in between)")
     axes.set_ylabel("top-1 accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize=8) if len(shown) > 6 else axes.legend()
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from mrl_jax import commands, extract, features_dir, results, trained
+from mrl_jax import report as pages
 from mrl_jax.choices import choose, nearest
 from mrl_jax.data import corruptions, sources
 from mrl_jax.evals import robustness
@@ -202,7 +203,10 @@ def report(subject: Subject, name: str, values: Mapping[str, float], details: Ma
     )
     heads_only = {k: v for k, v in shown.items() if "knn" not in k and "error" not in k}
     results.plot(subject.path / "plots" / f"{name}.png", {name: heads_only}, subject.nesting)
-    print(f"Wrote {subject.path}/results/{name}.json and {subject.path}/plots/{name}.png")
+    page = pages.refresh(subject.path)
+    print(
+        f"Wrote {subject.path}/results/{name}.json, {subject.path}/plots/{name}.png" + (f" and {page}" if page else "")
+    )
 
 
 def main(argv: list[str]) -> None:
