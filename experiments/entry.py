@@ -38,16 +38,20 @@ class Ours:
     Attributes:
       run: a name in `recognise.RUNS`: which of the workdirs.
       evaluator: of its results/<evaluator>.json.
-      name: a regular expression for the names among its values; groups of it fill `row`.
+      name: a regular expression for the names among its values; groups of it fill `row`. With `details`: none.
       row: how the row of a value is spelt, as in the published numbers.
       scale: ours times this is in the published unit.
+      details: a path through its details, keys joined by slashes, to a number or to a list of them.
+      of: the path to the list of what fills {dim} in `row`, for each number of such a list.
     """
 
     run: str
     evaluator: str
-    name: str
+    name: str = ""
     row: str = "{dim}"
     scale: float = 100.0
+    details: str = ""
+    of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

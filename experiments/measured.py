@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import recognise
@@ -76,11 +76,33 @@ def column(runs: Sequence[Run], ours: Ours | None) -> dict[str, Value]:
     for run in runs:
         if ours is None or not recognise.RUNS[ours.run](run.config) or ours.evaluator not in run.results:
             continue
-        for name, value in run.results[ours.evaluator]["values"].items():
-            match = re.fullmatch(ours.name, name)
-            if match and not (ours.run == "ff" and int(match["dim"]) != run.config["nesting"]["dims"][-1]):
-                found.setdefault(ours.row.format(**match.groupdict()), []).append((ours.scale * value, run))
+        for row, value in _read(run, ours):
+            found.setdefault(row, []).append((ours.scale * value, run))
     return {row: _mean(row, ours, pairs) for row, pairs in found.items()}
+
+
+def _read(run: Run, ours: Ours) -> Iterator[tuple[str, float]]:
+    """The numbers of one run by row."""
+    result = run.results[ours.evaluator]
+    if ours.details:
+        found = _at(result.get("details") or {}, ours.details)
+        if isinstance(found, list):
+            yield from zip((ours.row.format(dim=dim) for dim in _at(result["details"], ours.of)), found)
+        elif found is not None:
+            yield ours.row, found
+        return
+    for name, value in result["values"].items():
+        match = re.fullmatch(ours.name, name)
+        # Of a fixed-feature run only the dim that it was trained for is a row of the fixed-feature column.
+        if match and not (ours.run == "ff" and int(match["dim"]) != run.config["nesting"]["dims"][-1]):
+            yield ours.row.format(**match.groupdict()), value
+
+
+def _at(details: Mapping[str, Any], path: str) -> Any:
+    """What is at a path; None where there is no such."""
+    for key in path.split("/"):
+        details = details.get(key) if isinstance(details, Mapping) else None
+    return details
 
 
 def _mean(row: str, ours: Ours, pairs: list[tuple[float, Run]]) -> Value:
@@ -109,7 +131,7 @@ def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     if data["name"] != setting.dataset:
         reasons.append(f"the data are {data['name']!r}, not {setting.dataset!r}")
     test, wanted = tested_on(run, evaluator), setting.test or setting.dataset
-    if test != wanted:
+    if test != wanted and (test != data["name"] or wanted != setting.dataset):  # else it was said above
         reasons.append(f"it was tested on {test!r}, not {wanted!r}")
     return reasons
 
@@ -118,4 +140,5 @@ def tested_on(run: Run, evaluator: str) -> str:
     """The data set of the test, which results of features name themselves."""
     details = run.results[evaluator].get("details") or {}
     test = details.get("test")
-    return test["dataset"]["name"] if test else run.config["data"]["name"]
+    # Without a manifest they are somebody's files.
+    return run.config["data"]["name"] if test is None else test["dataset"]["name"] if test else "unnamed features"

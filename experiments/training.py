@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from mrl_jax.choices import choose
+from mrl_jax.data import corruptions
 from mrl_jax.nesting import Nesting
 
 IMAGENET = "tfds:imagenet2012"
@@ -21,57 +22,54 @@ class Scale:
     Attributes:
       config: of the main runs.
       dims: halving, of the main runs.
-      suffix: words that every config mode ends in.
-      test: the data set of the tests, and splits of it.
-      train_split: see above.
-      test_split: see above.
-      shifted: the sets of the robustness tables, as mrl_jax.robustness takes them.
       own_configs: whether the configs of ablations, fine-tuning and JFT serve, or the main one with other fields.
+      words: what stands for {word} in the commands that measure.
+      suffix: words that every config mode ends in.
       left_out: runs that this scale does not have.
     """
 
     config: str
     dims: tuple[int, ...]
-    suffix: str
-    test: str
-    train_split: str
-    test_split: str
-    shifted: str
     own_configs: bool
+    words: Mapping[str, str]
+    suffix: str = ""
     left_out: tuple[str, ...] = ()
 
 
-_IMAGENET_SETS = "imagenet_v2,imagenet_a,imagenet_r,imagenet_sketch"
-_R50, _DIMS = "configs/imagenet_resnet50.py", Nesting.halving(2048, 8).dims
+# The data set of the tests with its splits; where few shots are drawn from; the shifted sets and the corruptions; the
+# superclasses; and the sizes of the few-shot and long-tail studies.
+_PAPER = {
+    "test": IMAGENET,
+    "train_split": "train",
+    "test_split": "validation",
+    "few": "--dataset=tfds:imagenet_v2 --split=test --data_dir={data}",
+    "few_split": "test",
+    "shots": "1,3,5,7,9",
+    "shifted": "--set=imagenet_v2 --set=imagenet_a --set=imagenet_r --set=imagenet_sketch "
+    f"--corruptions={','.join(corruptions.KINDS)}",
+    "hierarchy": "wordnet",
+    "tail": "--groups=20,100 --imbalance=100",
+}
+_DEBUG = _PAPER | {
+    "test": SYNTHETIC,
+    "test_split": "test",
+    "few": f"--dataset={SYNTHETIC} --split=test",
+    "shots": "1,3",
+    "shifted": f"--set={SYNTHETIC}@train --corruptions=contrast --severities=5",
+    "hierarchy": "experiments/reference/debug_superclasses.json",
+    "tail": "--groups=2,5 --imbalance=4",
+}
+_OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
+_TINY = _OWN | {"test": "array_record:tiny"}
+_ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
+_R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
 _SMALL = JFT + TUNED[1:]
 SCALES = {
-    "paper": Scale(_R50, _DIMS, "", IMAGENET, "train", "validation", _IMAGENET_SETS, True),
-    "debug": Scale(_R50, _DIMS, ",debug", SYNTHETIC, "train", "test", SYNTHETIC, True),
-    "tiny": Scale(
-        "configs/tiny_imagenet_resnet18.py",
-        Nesting.halving(512, 8).dims,
-        "",
-        "array_record:tiny",
-        "train",
-        "val",
-        "",
-        False,
-        left_out=_SMALL,
-    ),
-    "tiny_cpu": Scale(
-        "configs/tiny_imagenet_resnet18.py",
-        Nesting.halving(256, 8).dims,
-        ",small",
-        "array_record:tiny",
-        "train",
-        "val",
-        "",
-        False,
-        left_out=_SMALL,
-    ),
-    "icons": Scale(
-        "configs/quickstart.py", Nesting.halving(256, 8).dims, "", "icons", "train", "test", "", False, left_out=_SMALL
-    ),
+    "paper": Scale(_R50, Nesting.halving(2048, 8).dims, True, _PAPER),
+    "debug": Scale(_R50, Nesting.halving(2048, 8).dims, True, _DEBUG, ",debug"),
+    "tiny": Scale(_R18, Nesting.halving(512, 8).dims, False, _TINY, left_out=_SMALL),
+    "tiny_cpu": Scale(_R18, Nesting.halving(256, 8).dims, False, _TINY, ",small", left_out=_SMALL),
+    "icons": Scale("configs/quickstart.py", Nesting.halving(256, 8).dims, False, _ICONS, left_out=_SMALL),
 }
 
 
@@ -99,8 +97,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
 def words(scale: Scale, runs: str, data: str) -> dict[str, str]:
     """What stands for {word} in the commands of a table."""
     found = {"runs": runs, "data": data, "full": str(scale.dims[-1]), "dims": ",".join(map(str, scale.dims))}
-    found |= {"test": scale.test, "train_split": scale.train_split, "test_split": scale.test_split}
-    return found | {"shifted": scale.shifted}
+    return found | {name: word.format(data=data) for name, word in scale.words.items()}
 
 
 def _config(run: str, scale: Scale, words: Mapping[str, str]) -> tuple[str, str, tuple[str, ...]]:
