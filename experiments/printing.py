@@ -115,6 +115,8 @@ def _header(table: Table, runs: Sequence[Run]) -> list[str]:
         )
     if not runs:
         lines.append("ours: none (name runs with --workdir; --commands prints what makes them)")
+    if runs and table.row == "dim":
+        lines.append("~ after a number of ours: the run was not trained at that dim.")
     return [*lines, table.note] if table.note else lines
 
 
@@ -123,9 +125,10 @@ def _cells(each: Filled) -> list[tuple[str, tuple[str, str, str]]]:
     for row in each.rows:
         theirs, ours, difference = each.published.get(row), each.ours.get(row), each.difference(row)
         spread = f" ± {ours.std:.2f}" if ours and ours.std is not None else ""
+        untrained = bool(ours) and row.isdecimal() and int(row) not in ours.runs[0].config["nesting"]["dims"]
         cells = (
             f"{theirs.value:.2f}" if theirs else "",
-            f"{ours.mean:.2f}{spread}" if ours else "",
+            f"{ours.mean:.2f}{spread}{' ~' if untrained else ''}" if ours else "",
             f"{difference:+.2f}" if difference is not None else "",
         )
         rows.append((row, cells))

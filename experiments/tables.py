@@ -11,6 +11,7 @@ Which run belongs to which column is told from its config.json. Runs that differ
 A difference is printed only where our model and data are those of the paper.
 """
 
+import os
 import pathlib
 import shlex
 import subprocess
@@ -41,14 +42,14 @@ def lines(table: Table, scale: str, runs: str, data: str, seed: int) -> list[str
     return found + [m for m in measures if not any(path in f"{m} ".replace(",", " ") for path in absent)]
 
 
-def run(table: Table, name: str, options: flags.FlagValues, scale: str) -> list[str]:
+def run(table: Table, name: str, runs: str, data: str, seed: int, scale: str) -> list[str]:
     """Runs the commands one after the other; returns the folders that were trained.
 
     Raises:
       RuntimeError: at the first that fails.
     """
     trained = []
-    for line in lines(table, scale, options.runs, options.data_dir, options.seed):
+    for line in lines(table, scale, runs, data, seed):
         print(f"$ {line}", file=sys.stderr, flush=True)
         arguments = shlex.split(line)
         if subprocess.run([sys.executable, *arguments[1:]], stdout=sys.stderr, check=False).returncode:
@@ -62,6 +63,9 @@ def guarded(argv: list[str]) -> None:
     """`main`, of whose mistakes one line is printed."""
     try:
         main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, as `head` does, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -84,7 +88,8 @@ def main(argv: list[str]) -> None:
         return
     paths = list(options.workdir)
     if options.run:
-        paths += [path for path in run(table, name, options, scale) if path not in paths]
+        trained = run(table, name, options.runs, options.data_dir, options.seed, scale)
+        paths += [path for path in trained if path not in paths]
     runs = [measured.load(str(pathlib.Path(path))) for path in paths]
     filled = printing.fill(table, runs)
     if options.json:

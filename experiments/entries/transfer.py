@@ -36,7 +36,7 @@ def _shifted(run: str, name: str, what: str, unit: str) -> Column:
 
 
 def _other(run: str, name: str) -> Column:
-    pattern = r"(?P<set>(?!imagenet_).+?)_top1@(?P<dim>\d+)"
+    pattern = r"(?P<set>(?!imagenet_).+?)(?<!_knn)_top1@(?P<dim>\d+)"
     return Column(f"{name}, other sets", "top-1 %", None, Ours(run, "shifted", pattern, "{set} {dim}"))
 
 
