@@ -38,10 +38,11 @@ class Ours:
     Attributes:
       run: a name in `recognise.RUNS`: which of the workdirs.
       evaluator: of its results/<evaluator>.json.
-      name: a regular expression for the names among its values; groups of it fill `row`. With `details`: none.
+      name: a regular expression for the names among its values; groups of it fill `row`.
       row: how the row of a value is spelt, as in the published numbers.
       scale: ours times this is in the published unit.
-      details: a path through its details, keys joined by slashes, to a number or to a list of them.
+      details: a path through its details, keys joined by slashes, to what is read in place of the values: numbers by
+        name, a list of them, or one.
       of: the path to the list of what fills {dim} in `row`, for each number of such a list.
     """
 
@@ -75,7 +76,7 @@ class Table:
       columns: the methods.
       train: names in `training.RUNS`: what has to be trained.
       measure: command lines of this package, with {runs} for the folder of all runs and the other words of
-        `training.words`, such as {test}.
+        `training.words`, such as {test}; one with {each_dim} stands for one of each dim but the full one.
       note: what a reader must know besides.
     """
 

@@ -84,14 +84,19 @@ def column(runs: Sequence[Run], ours: Ours | None) -> dict[str, Value]:
 def _read(run: Run, ours: Ours) -> Iterator[tuple[str, float]]:
     """The numbers of one run by row."""
     result = run.results[ours.evaluator]
+    named = result["values"]
     if ours.details:
-        found = _at(result.get("details") or {}, ours.details)
-        if isinstance(found, list):
-            yield from zip((ours.row.format(dim=dim) for dim in _at(result["details"], ours.of)), found)
-        elif found is not None:
-            yield ours.row, found
-        return
-    for name, value in result["values"].items():
+        named = _at(result.get("details") or {}, ours.details)
+    if isinstance(named, list):
+        yield from zip((ours.row.format(dim=dim) for dim in _at(result["details"], ours.of)), named)
+    elif isinstance(named, Mapping):
+        yield from _matching(run, ours, named)
+    elif named is not None:
+        yield ours.row, named
+
+
+def _matching(run: Run, ours: Ours, named: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    for name, value in named.items():
         match = re.fullmatch(ours.name, name)
         # Of a fixed-feature run only the dim that it was trained for is a row of the fixed-feature column.
         if match and not (ours.run == "ff" and int(match["dim"]) != run.config["nesting"]["dims"][-1]):

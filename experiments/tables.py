@@ -38,7 +38,11 @@ def lines(table: Table, scale: str, runs: str, data: str, seed: int) -> list[str
         raise ValueError(f"--scale={scale} has none of the runs {missing}: take --scale=paper, or --debug")
     found = [line for run in table.train for line in training.commands(run, own, words, seed)]
     absent = [f"{{runs}}/{run} ".replace("{runs}", runs) for run in missing]
-    measures = [" ".join(measure.format(**words).split()) for measure in table.measure]
+    measures = [
+        " ".join(measure.format(**words, each_dim=dim).split())
+        for measure in table.measure
+        for dim in (own.dims[:-1] if "{each_dim}" in measure else ("",))
+    ]
     return found + [m for m in measures if not any(path in f"{m} ".replace(",", " ") for path in absent)]
 
 

@@ -47,6 +47,9 @@ _PAPER = {
     "shots": "1,3,5,7,9",
     "shifted": "--set=imagenet_v2 --set=imagenet_a --set=imagenet_r --set=imagenet_sketch "
     f"--corruptions={','.join(corruptions.KINDS)}",
+    "large": "--dataset=array_record:imagenet4k --split=gallery,query --data_dir={data}",
+    "large_train": "gallery",
+    "large_test": "query",
     "hierarchy": "wordnet",
     "tail": "--groups=20,100 --imbalance=100",
 }
@@ -55,6 +58,9 @@ _DEBUG = _PAPER | {
     "test_split": "test",
     "few": f"--dataset={SYNTHETIC} --split=test",
     "shots": "1,3",
+    "large": f"--dataset={SYNTHETIC} --split=train,test",
+    "large_train": "train",
+    "large_test": "test",
     "shifted": f"--set={SYNTHETIC}@train --corruptions=contrast --severities=5",
     "hierarchy": "experiments/reference/debug_superclasses.json",
     "tail": "--groups=2,5 --imbalance=4",
