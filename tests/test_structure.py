@@ -45,6 +45,7 @@ ALLOWED = {
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "config", "parts", "step"},
     "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
+    "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},
 }
 
