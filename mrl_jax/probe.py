@@ -14,22 +14,18 @@ import sys
 
 from absl import flags
 
-from mrl_jax import commands, extract, features_dir, results, trained
+from mrl_jax import commands, feature_pairs, features_dir, results, trained
 from mrl_jax.evals import linear_probe
 from mrl_jax.evals.features import dims_of
 from mrl_jax.features_dir import Features
-from mrl_jax.nesting import Nesting
 
 
 def probe(
     train: Features, test: Features, dims: tuple[int, ...], methods: list[str], seed: int, out: pathlib.Path
 ) -> None:
     """Probes features, prints the table, and writes JSON and picture below `out`."""
-    check_same_model(train, test)
-    full = train.z.shape[1]
-    # Where it is not known what was trained, the dims of a halving are as good as any.
-    nesting = Nesting(train.info.dims or _halving(full))
-    dims = dims_of(nesting, dims) if dims else dims_of(nesting, ()) if train.info.dims else nesting.dims
+    _, _, nesting, known = feature_pairs.pair(train, test)
+    dims = dims_of(nesting, dims) if dims or known else nesting.dims
     problem = linear_probe.make_problem(train[:2], test[:2], train.info.num_classes, dims, seed)
     values, details = linear_probe.probe(problem, methods, lambda text: print(text, file=sys.stderr, flush=True))
     command = shlex.join(["python", "-m", "mrl_jax.probe", *sys.argv[1:]])
@@ -46,41 +42,6 @@ def probe(
     print(f"Wrote {out}/results/probe.json and {out}/plots/probe.png")
 
 
-def check_same_model(train: Features, test: Features) -> None:
-    """Raises ValueError unless both are features of one checkpoint, of the same size and of the same classes."""
-    ours, theirs = train.info.identity, test.info.identity
-    if ours and theirs and ours["checkpoint"] != theirs["checkpoint"]:
-        raise ValueError(
-            f"--train holds features of step {ours['checkpoint']['step']}, --test those of another checkpoint (step "
-            f"{theirs['checkpoint']['step']}, manifest {theirs['checkpoint']['manifest_sha256'][:8]} instead of "
-            f"{ours['checkpoint']['manifest_sha256'][:8]}): embed both with one checkpoint"
-        )
-    if train.z.shape[1] != test.z.shape[1]:
-        raise ValueError(f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: they are of two models")
-    names = train.info.label_names, test.info.label_names
-    if all(names) and names[0] != names[1]:
-        raise ValueError("--train and --test have different label names: a probe needs one set of classes")
-
-
-def _halving(full: int) -> tuple[int, ...]:
-    dims = [full]
-    while dims[0] % 2 == 0 and dims[0] > 8:
-        dims.insert(0, dims[0] // 2)
-    return tuple(dims)
-
-
-def features_of(path: pathlib.Path, step: int | None, data_dir: str | None) -> tuple[Features, Features]:
-    """Train and eval features of a run's checkpoint, embedded into WORKDIR/features/STEP where they are not there."""
-    step = trained.choose_step(path, step)
-    base = trained.config_of(path, step, data_dir=data_dir)
-    found = []
-    for split in (base.data.train_split, base.data.eval_split):
-        out = path / "features" / str(step) / split.replace("/", "_")
-        extract.extract(path, step, trained.over(base, None, split, None, None), out)
-        found.append(features_dir.open_features(out))
-    return tuple(found)
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -88,7 +49,7 @@ def main(argv: list[str]) -> None:
     dims = trained.whole_numbers(options.dims)
     methods = options.methods or list(linear_probe.METHODS)
     if options.workdir and not options.train and not options.test:
-        train, test = features_of(pathlib.Path(options.workdir), options.step, options.data_dir)
+        train, test, *_ = feature_pairs.of_run(pathlib.Path(options.workdir), options.step, options.data_dir)
         out = options.out or options.workdir
     elif options.train and options.test and options.out and not options.workdir:
         train, test = (features_dir.open_features(name, verify=True) for name in (options.train, options.test))

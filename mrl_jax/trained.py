@@ -9,7 +9,7 @@ import ml_collections
 
 from mrl_jax import checkpoints, parts
 from mrl_jax import config as configs
-from mrl_jax.step import variables_of
+from mrl_jax.step import EVALUATED, evaluated, variables_of
 
 
 def choose_step(path: pathlib.Path, step: int | None) -> int:
@@ -105,6 +105,12 @@ def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
             f"{data.eval_split!r} has after --ops={data.eval_ops!r}: give --ops that end in the size and channels of "
             f"its training ({str(error).splitlines()[0][:200]})"
         ) from error
+
+
+def head(path: pathlib.Path, step: int) -> dict[str, Any]:
+    """The tensors of the checkpoint's head as `head/<name>`, as the model hands them out; needs no data."""
+    found = evaluated(**checkpoints.load_on_host(path / "checkpoints", step, EVALUATED))
+    return {f"head/{name}": value for name, value in found["params"]["head"].items()}
 
 
 def identity(path: pathlib.Path, step: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ ALLOWED = {
     "report": {"results", "writers"},
     "workdir": {"config", "writers"},
     "features_dir": set(),
+    "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "config", "parts", "step"},
     "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
