@@ -40,6 +40,29 @@ def pair(train: Features, test: Features) -> Pair:
     return Pair(train, test, Nesting(dims or _halving(train.z.shape[1])), bool(dims))
 
 
+def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
+    """Features that some checkpoint made, with the dims it was trained at.
+
+    Raises:
+      ValueError: if another one made them, or they are not of its size.
+    """
+    base, own = trained.config_of(path, step), trained.identity(path, step)
+    nesting = Nesting(tuple(base.nesting.dims))
+    if features.train.z.shape[1] != nesting.full:
+        raise ValueError(
+            f"--train has {features.train.z.shape[1]} features, step {step} of --workdir={path} gives {nesting.full}"
+        )
+    for flag, found in (("--train", features.train), ("--test", features.test)):
+        made_by = found.info.identity["checkpoint"] if found.info.identity else own
+        if made_by != own:
+            raise ValueError(
+                f"{flag} holds features of step {made_by['step']} (manifest {made_by['manifest_sha256'][:8]}), not of "
+                f"step {step} of --workdir={path} ({own['manifest_sha256'][:8]}): its heads cannot answer for them; "
+                "embed with this checkpoint, or name the other one by --step"
+            )
+    return features._replace(nesting=nesting, known=True)
+
+
 def check_same_model(train: Features, test: Features) -> None:
     """Raises ValueError unless both are features of one checkpoint, of the same size and of the same classes."""
     ours, theirs = train.info.identity, test.info.identity
