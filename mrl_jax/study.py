@@ -32,7 +32,7 @@ _OPTIONS = {
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
-    "policy": (flags.DEFINE_string, "adaptive: a policy file to test, in place of learning one."),
+    "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
     "shots": (flags.DEFINE_list, "fewshot: support rows of a class, each number in turn."),
@@ -64,7 +64,8 @@ def study(kind: str, subject: Subject, options: dict[str, Any]) -> None:
         print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(pair.nesting.dims)}).")
     print(f"{len(pair.train.z)} training rows, {len(pair.test.z)} test rows, {subject.classes} classes.")
     print(results.table({kind: found.values}, pair.nesting, subject.step))
-    print("\n".join(found.text))
+    for line in found.text:
+        print(line)
     results.write(
         subject.out,
         {kind: found.values},

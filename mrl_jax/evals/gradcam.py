@@ -28,7 +28,7 @@ def maps(
       class_GxB: whose logit is explained, by dim and image.
 
     Raises:
-      ValueError: if the activations form no grid over the image.
+      ValueError: if the activations form no grid over the image, or one of a single place.
     """
 
     @jax.jit
@@ -36,7 +36,12 @@ def maps(
         z, out = apply(variables, {"image": image_BxHxWxC, "offset": offset}, train=False)
         return z, out["last_stage"]
 
-    _, activations = forward(jnp.zeros(()))
+    z, activations = forward(jnp.zeros(()))
+    if np.prod(_grid(activations, image_BxHxWxC.shape[1:3]).shape[1:3]) == 1:
+        raise ValueError(
+            f"the last stage has one place for the whole image of {image_BxHxWxC.shape[1]}x{image_BxHxWxC.shape[2]} "
+            "pixels, so that there is no map to draw: use larger images, or model.stem='small'"
+        )
 
     @jax.jit
     def gradients(z_bar_BxD):
@@ -45,9 +50,9 @@ def maps(
 
     found = []
     for kernel_mxC, classes_B in zip(heads.kernels, class_GxB):
-        z_bar = np.zeros((len(classes_B), max(len(k) for k in heads.kernels)), np.float32)
+        z_bar = np.zeros(z.shape, np.float32)
         z_bar[:, : len(kernel_mxC)] = kernel_mxC[:, classes_B].T
-        gradient = gradients(jnp.asarray(z_bar, activations.dtype))
+        gradient = gradients(jnp.asarray(z_bar, z.dtype))
         found.append(
             cam(*(_grid(np.asarray(x, np.float32), image_BxHxWxC.shape[1:3]) for x in (activations, gradient)))
         )

@@ -36,7 +36,9 @@ def measure(covariance_DxD: np.ndarray, dims: Sequence[int]) -> Spectrum:
     if not total > 0:
         raise ValueError("the features are the same in every row: there is no variance to speak of")
     covariance = covariance_DxD / total
-    lower = scipy.linalg.cholesky(covariance + _JITTER / full * np.eye(full), lower=True)
+    # Rounding may leave a covariance without full rank with eigenvalues just below zero.
+    ridge = max(_JITTER / full, -2 * scipy.linalg.eigvalsh(covariance, subset_by_index=(0, 0))[0])
+    lower = scipy.linalg.cholesky(covariance + ridge * np.eye(full), lower=True)
     norm = np.linalg.norm(covariance)
     found = []
     for m in dims:

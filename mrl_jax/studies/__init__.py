@@ -19,6 +19,7 @@ KINDS = {
     "interpolation": interpolation.run,
     "longtail": longtail.run,
     "oracle": answers.oracle,
+    "policy": adaptive.policy,
     "spectrum": spectrum.run,
     "superclass": superclass.run,
     "trends": answers.trends,

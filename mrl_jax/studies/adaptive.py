@@ -1,14 +1,16 @@
 """Adaptive classification: cost curves over repeated splits, and a policy to serve by."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 
 from mrl_jax import results
-from mrl_jax.evals import adaptive, cascade_curve
+from mrl_jax.evals import adaptive, answers, cascade_curve
 from mrl_jax.evals.cascade_curve import Curve
+from mrl_jax.evals.features import dims_of
 from mrl_jax.policy import Policy
-from mrl_jax.studies.subject import Finding, Subject, by_dim
+from mrl_jax.studies.subject import Finding, Subject, by_dim, heads_at
 
 
 def run(
@@ -17,7 +19,6 @@ def run(
     confidence: str = "max_softmax",
     splits: int = 30,
     learn_rows: int = 0,
-    policy: str = "",
 ) -> Finding:
     """Learns thresholds on part of the test rows and tests them on the others, over random splits.
 
@@ -26,13 +27,10 @@ def run(
       confidence: a key of `adaptive.CONFIDENCES`.
       splits: how many.
       learn_rows: test rows that teach the thresholds; 0: a fifth of them, as in the paper (10,000 of 50,000).
-      policy: a policy file to test on all rows, in place of learning one.
 
     Raises:
       ValueError: for sizes or names that do not fit.
     """
-    if policy:
-        return _test(subject, Policy.load(policy))
     found = subject.decisions(confidence)
     right = adaptive.correct(found.predicted_GxN, subject.labels)
     rows = len(subject.labels)
@@ -40,7 +38,7 @@ def run(
     curve = cascade_curve.curve(
         found.confidence_GxN, right, subject.dims, splits=splits, learn_rows=learn_rows, seed=subject.seed
     )
-    made, path = _policy(subject, found, right, confidence, learn_rows)
+    made, path = _learn(subject, found, right, confidence, learn_rows)
     values = by_dim("one_dim_top1", subject.dims, right.mean(axis=1))
     values |= by_dim("cascade_top1", curve.caps, curve.accuracy[0])
     details = {
@@ -57,7 +55,7 @@ def run(
     return Finding(values, details, _table(curve, made, path), [_figure(subject, right, curve)])
 
 
-def _policy(
+def _learn(
     subject: Subject, found: adaptive.Decisions, right_GxN: np.ndarray, confidence: str, learn_rows: int
 ) -> tuple[Policy, pathlib.Path]:
     """A policy learned on one random part of the test rows, saved; what it says of itself is of the other rows."""
@@ -82,22 +80,35 @@ def _policy(
     return made, path
 
 
-def _test(subject: Subject, policy: Policy) -> Finding:
-    """What a policy does on all test rows."""
-    if policy.dims != subject.dims:
-        raise ValueError(f"--policy is of dims {policy.dims}: give --dims={','.join(map(str, policy.dims))} with it")
-    found = subject.decisions(policy.confidence)
+def policy(subject: Subject, *, policy: str) -> Finding:
+    """What the policy in the file of this name does on all test rows, at its own dims.
+
+    Raises:
+      FileNotFoundError, ValueError: if it is none, or was learned with another checkpoint.
+    """
+    found_policy = Policy.load(policy)
+    dims, data = dims_of(subject.pair.nesting, found_policy.dims), found_policy.calibrated_on.get("data")
+    ours = subject.pair.test.info.identity
+    if data and ours and data["checkpoint"] != ours["checkpoint"]:
+        raise ValueError(
+            f"--policy={policy} was learned with step {data['checkpoint']['step']} (manifest "
+            f"{data['checkpoint']['manifest_sha256'][:8]}), not with step {ours['checkpoint']['step']} "
+            f"({ours['checkpoint']['manifest_sha256'][:8]}): learn one with `python -m mrl_jax.study adaptive`"
+        )
+    found = answers.decide(subject.pair.test.z, heads_at(subject, dims), found_policy.confidence)
     right = adaptive.correct(found.predicted_GxN, subject.labels)
-    level_N = adaptive.levels(found.confidence_GxN, np.asarray(policy.thresholds))
+    level_N = adaptive.levels(found.confidence_GxN, np.asarray(found_policy.thresholds))
     accuracy = float(np.take_along_axis(right, level_N[None], axis=0).mean())
-    cost = {name: adaptive.expected_dim(level_N, policy.dims, name) for name in adaptive.COSTS}
-    share = np.bincount(level_N, minlength=len(policy.dims)) / len(level_N)
-    values = by_dim("one_dim_top1", subject.dims, right.mean(axis=1)) | by_dim("answered_here", policy.dims, share)
+    cost = {name: adaptive.expected_dim(level_N, dims, name) for name in adaptive.COSTS}
+    share = np.bincount(level_N, minlength=len(dims)) / len(level_N)
+    values = by_dim("one_dim_top1", dims, right.mean(axis=1)) | by_dim("answered_here", dims, share)
     text = (
-        f"The policy answers {100 * accuracy:.2f} % right, at an expected dim of {cost['final']:.2f} (final dim counted) "
-        f"or {cost['cumulative']:.2f} (all dims on the way)."
+        f"The policy answers {100 * accuracy:.2f} % right, at an expected dim of {cost['final']:.2f} (final dim "
+        f"counted) or {cost['cumulative']:.2f} (all dims on the way)."
     )
-    return Finding(values, {"accuracy": accuracy, "expected_dim": cost, "policy": vars(policy)}, [text], [])
+    return Finding(
+        values, {"accuracy": accuracy, "expected_dim": cost, "policy": dataclasses.asdict(found_policy)}, [text], []
+    )
 
 
 def _spread(values: np.ndarray) -> dict[str, list[float]]:

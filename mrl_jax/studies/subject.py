@@ -119,8 +119,8 @@ def heads_at(subject: Subject, dims: tuple[int, ...]) -> Heads:
         classes = len(model_heads.linear(tensors, subject.pair.nesting, dims[0])[1])
         if int(test.labels.max()) >= classes:
             raise ValueError(
-                f"the test labels reach {int(test.labels.max())}, beyond the {classes} classes of the checkpoint's heads: "
-                "leave --workdir out to have a probe answer"
+                f"the test labels reach {int(test.labels.max())}, beyond the {classes} classes of the checkpoint's "
+                "heads: leave --workdir out to have a probe answer"
             )
         found = [model_heads.linear(tensors, subject.pair.nesting, m, mean_D) for m in dims]
         return Heads(*([np.asarray(x, np.float32) for x in parts] for parts in zip(*found)))

@@ -28,10 +28,10 @@ def run(subject: Subject, *, hierarchy: str, superclasses: int = 30) -> Finding:
     own_N, dims = found.of_C[subject.labels], subject.dims
     mapped = found.of_C[subject.predicted] == own_N[None]
     inside = answers.within(subject.pair.test.z, subject.heads, found.of_C, own_N) == subject.labels[None]
-    values = by_dim("top1", dims, subject.correct.mean(axis=1)) | by_dim("superclass", dims, mapped.mean(axis=1))
+    values = by_dim("top1", dims, subject.correct.mean(axis=1)) | by_dim("mapped", dims, mapped.mean(axis=1))
     values |= by_dim("inside", dims, inside.mean(axis=1))
     each = {
-        "superclass": superclass.by_superclass(mapped, own_N, len(found.names)),
+        "mapped": superclass.by_superclass(mapped, own_N, len(found.names)),
         "inside": superclass.by_superclass(inside, own_N, len(found.names)),
     }
     sizes = np.bincount(found.of_C, minlength=len(found.names))
@@ -45,12 +45,12 @@ def run(subject: Subject, *, hierarchy: str, superclasses: int = 30) -> Finding:
     }
     text = [f"{len(found.names)} superclasses of {sizes.min()} to {sizes.max()} classes."]
     # Superclasses that no test row belongs to have no row in the picture.
-    seen = [s for s in range(len(found.names)) if np.isfinite(each["superclass"][:, s]).all()]
+    seen = [s for s in range(len(found.names)) if np.isfinite(each["mapped"][:, s]).all()]
     picture = results.HeatMap(
         "superclass",
         "right superclass, %",
         [found.names[s] for s in seen],
         dims,
-        100 * each["superclass"].T[seen],
+        100 * each["mapped"].T[seen],
     )
     return Finding(values, details, text, [picture])
