@@ -175,6 +175,7 @@ def _heat_map(what: HeatMap) -> Any:
             axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
     axes.set_xticks(range(len(what.columns)), what.columns)
     axes.set_yticks(range(len(what.rows)), what.rows)
+    axes.set_xlabel("embedding dim")
     axes.set_title(what.title, fontsize=10)
     return figure
 

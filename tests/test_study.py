@@ -1,5 +1,6 @@
 """The study command: every kind on a run and on bare files, what it leaves behind, and what it refuses."""
 
+import dataclasses
 import json
 import types
 
@@ -120,6 +121,7 @@ def test_features_of_anyone_are_answered_by_a_probe(tmp_path, capsys):
     assert "is not known" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_itself(tmp_path):
     names = bare(tmp_path)
     shown = command.finish(command.start("mrl_jax.study", "spectrum", *names, f"--out={tmp_path}/out", "--dims=4,16"))
@@ -197,7 +199,10 @@ def test_labels_beyond_the_classes_are_refused(run, tmp_path):
         KINDS["fewshot"](Subject(several, (4, 8), 0, "ridge", None, None, tmp_path))
 
 
-def test_heads_do_not_answer_for_features_of_another_checkpoint(run, tmp_path):
-    save_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match="its heads cannot answer for them"):
-        feature_pairs.of_checkpoint(run[1], tmp_path / "other", 3)
+def test_heads_do_not_answer_for_features_of_another_checkpoint(run):
+    path, pair = run
+    assert feature_pairs.of_checkpoint(pair, path, 3).nesting == pair.nesting
+    identity = {**pair.test.info.identity, "checkpoint": {"step": 3, "manifest_sha256": "0" * 64}}
+    other = pair.test._replace(info=dataclasses.replace(pair.test.info, identity=identity))
+    with pytest.raises(ValueError, match=r"--test holds features of step 3 .*its heads cannot answer for them"):
+        feature_pairs.of_checkpoint(pair._replace(test=other), path, 3)

@@ -18,7 +18,8 @@ def model(name="resnet", full=32, **options):
         name, RESNET | options if name == "resnet" else options, head="mrl_e", nesting=Nesting((8, full)), num_classes=5
     )
     image = jnp.asarray(np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3)), jnp.uint8)
-    return found, jax.jit(found.init)(jax.random.key(0), {"image": image}), image
+    variables = jax.jit(found.init)(jax.random.key(0), {"image": image})
+    return found._replace(apply=jax.jit(found.apply, static_argnames="train")), variables, image
 
 
 @pytest.mark.parametrize(
