@@ -16,13 +16,12 @@ import sys
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, extract, features_dir, report, results, trained
+from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
 from mrl_jax.choices import choose
 from mrl_jax.evals import EVALUATORS, baselines
 from mrl_jax.evals.features import dims_of
 from mrl_jax.evals.problem import make_problem
 from mrl_jax.features_dir import Features
-from mrl_jax.nesting import Nesting
 
 Head = tuple[np.ndarray, np.ndarray]  # kernel (D, C) and bias (C,)
 
@@ -38,11 +37,8 @@ def probe(
     head: Head | None = None,
 ) -> None:
     """Probes features, prints the table, and writes JSON and picture, called `name`, below `out`."""
-    check_same_model(train, test)
-    full = train.z.shape[1]
-    # Where it is not known what was trained, the dims of a halving are as good as any.
-    nesting = Nesting(train.info.dims or _halving(full))
-    dims = dims_of(nesting, dims) if dims else dims_of(nesting, ()) if train.info.dims else nesting.dims
+    _, _, nesting, known = feature_pairs.pair(train, test)
+    dims = dims_of(nesting, dims) if dims or known else nesting.dims
     problem = make_problem(train[:2], test[:2], train.info.num_classes, dims, seed, head)
     values, details = baselines.probe(problem, methods, lambda text: print(text, file=sys.stderr, flush=True))
     command = shlex.join(["python", "-m", "mrl_jax.probe", *sys.argv[1:]])
@@ -56,41 +52,6 @@ def probe(
     results.plot(out / "plots" / f"{name}.png", top1, nesting)
     page = report.refresh(out)
     print(f"Wrote {out}/results/{name}.json and {out}/plots/{name}.png" + (f", and {page} anew" if page else ""))
-
-
-def check_same_model(train: Features, test: Features) -> None:
-    """Raises ValueError unless both are features of one checkpoint, of the same size and of the same classes."""
-    ours, theirs = train.info.identity, test.info.identity
-    if ours and theirs and ours["checkpoint"] != theirs["checkpoint"]:
-        raise ValueError(
-            f"--train holds features of step {ours['checkpoint']['step']}, --test those of another checkpoint (step "
-            f"{theirs['checkpoint']['step']}, manifest {theirs['checkpoint']['manifest_sha256'][:8]} instead of "
-            f"{ours['checkpoint']['manifest_sha256'][:8]}): embed both with one checkpoint"
-        )
-    if train.z.shape[1] != test.z.shape[1]:
-        raise ValueError(f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: they are of two models")
-    names = train.info.label_names, test.info.label_names
-    if all(names) and names[0] != names[1]:
-        raise ValueError("--train and --test have different label names: a probe needs one set of classes")
-
-
-def _halving(full: int) -> tuple[int, ...]:
-    dims = [full]
-    while dims[0] % 2 == 0 and dims[0] > 8:
-        dims.insert(0, dims[0] // 2)
-    return tuple(dims)
-
-
-def features_of(path: pathlib.Path, step: int | None, data_dir: str | None) -> tuple[Features, Features]:
-    """Train and eval features of a run's checkpoint, embedded into WORKDIR/features/STEP where they are not there."""
-    step = trained.choose_step(path, step)
-    base = trained.config_of(path, step, data_dir=data_dir)
-    found = []
-    for split in (base.data.train_split, base.data.eval_split):
-        out = path / "features" / str(step) / split.replace("/", "_")
-        extract.extract(path, step, trained.over(base, None, split, None, None), out)
-        found.append(features_dir.open_features(out))
-    return tuple(found)
 
 
 def head_of(path: pathlib.Path, step: int | None) -> Head:
@@ -138,7 +99,7 @@ def main(argv: list[str]) -> None:
         path = pathlib.Path(options.workdir)
         if "head_svd" in methods and head is None:
             head = head_of(path, options.step)
-        train, test = features_of(path, options.step, options.data_dir)
+        train, test, *_ = feature_pairs.of_run(path, options.step, options.data_dir)
         out = options.out or options.workdir
     elif options.train and options.test and options.out and not options.workdir:
         train, test = (features_dir.open_features(name, verify=True) for name in (options.train, options.test))

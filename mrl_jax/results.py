@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mrl_jax.nesting import Nesting
 from mrl_jax.writers import write_json
@@ -99,12 +99,7 @@ def plot(
       nesting: its dims are drawn as filled marks, those between as open ones.
       beside: other runs, each a point (label, curve as in `curves`, dim, value): fixed-feature baselines.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = _figure((6.4, 4.2))
     shown = {name: curve for name, curve in curves(values).items() if name.endswith("top1")}
     for name, curve in shown.items():
         trained = [m for m in sorted(curve) if m in nesting.dims]
@@ -116,13 +111,114 @@ def plot(
             axes.plot(*zip(*points), "x--", color=line.get_color(), linewidth=0.8, label=f"{name}, separate FF models")
     axes.set_xscale("log", base=2)
     axes.set_xticks(nesting.dims if len(nesting) <= 12 else nesting.dims[:: len(nesting) // 8])
-    axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    _plain_numbers(axes)
     axes.set_xlabel("embedding dim (filled: trained, open: in between)")
     axes.set_ylabel("top-1 accuracy, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8) if len(shown) > 6 else axes.legend()
-    path = pathlib.Path(path)
+    _save(figure, pathlib.Path(path))
+
+
+class Lines(NamedTuple):
+    """Curves over dims (or what they cost), on a logarithmic axis."""
+
+    name: str  # of the file, without .png
+    x_label: str
+    y_label: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label -> x, y
+
+
+class HeatMap(NamedTuple):
+    """A matrix with its numbers in it."""
+
+    name: str
+    title: str
+    rows: Sequence[Any]
+    columns: Sequence[Any]
+    values: Any  # (rows, columns)
+
+
+class Pictures(NamedTuple):
+    """Images, each in a row of its own, plain and then under one map of heat after the other."""
+
+    name: str
+    images: Sequence[Any]  # of each row (H, W, 3) uint8
+    heat: Sequence[Sequence[Any]]  # of each row and column (h, w) in 0..1
+    titles: Sequence[Sequence[str]]  # of the plain image and of each map
+
+
+def draw(directory: os.PathLike | str, what: "Lines | HeatMap | Pictures") -> pathlib.Path:
+    """Draws to `directory`/`what.name`.png and returns the path."""
+    figure = {Lines: _lines, HeatMap: _heat_map, Pictures: _pictures}[type(what)](what)
+    return _save(figure, pathlib.Path(directory) / f"{what.name}.png")
+
+
+def _lines(what: Lines) -> Any:
+    figure, axes = _figure((6.4, 4.2))
+    for label, (x, y) in what.series.items():
+        axes.plot(x, y, "o-", label=label, linewidth=1.5, markersize=4)
+    axes.set_xscale("log", base=2)
+    _plain_numbers(axes)
+    axes.set_xlabel(what.x_label)
+    axes.set_ylabel(what.y_label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _heat_map(what: HeatMap) -> Any:
+    figure, axes = _figure((1.6 + 0.6 * len(what.columns), 1.2 + 0.4 * len(what.rows)))
+    axes.imshow(what.values, cmap="viridis", aspect="auto")
+    middle = (min(map(min, what.values)) + max(map(max, what.values))) / 2
+    for i, row in enumerate(what.values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
+    axes.set_xticks(range(len(what.columns)), what.columns)
+    axes.set_yticks(range(len(what.rows)), what.rows)
+    axes.set_xlabel("embedding dim")
+    axes.set_title(what.title, fontsize=10)
+    return figure
+
+
+def _pictures(what: Pictures) -> Any:
+    columns = 1 + len(what.heat[0])
+    figure, grid = _figure((1.3 * columns, 1.55 * len(what.images)), len(what.images), columns)
+    for axes_row, image, maps, titles in zip(grid, what.images, what.heat, what.titles):
+        for axes, heat, title in zip(axes_row, (None, *maps), titles):
+            axes.imshow(image)
+            if heat is not None:
+                height, width = image.shape[:2]
+                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+                axes.imshow(heat, cmap="jet", alpha=0.5, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
+            axes.set_title(title, fontsize=7)
+            axes.set_axis_off()
+    return figure
+
+
+def _figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes: one, or a grid (rows, columns) of them."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    grid = rows * columns > 1
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=not grid)
+
+
+def _plain_numbers(axes: Any) -> None:
+    import matplotlib.ticker
+
+    axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _save(figure: Any, path: pathlib.Path) -> pathlib.Path:
+    """Writes a PNG in one rename and lets go of the figure."""
+    import matplotlib.pyplot as plt
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    figure.savefig(unfinished, dpi=150, format="png")
     plt.close(figure)
+    return unfinished.replace(path)

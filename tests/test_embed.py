@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mrl_jax import checkpoints, extract, parts, probe, results, step, trained
+from mrl_jax import checkpoints, extract, feature_pairs, parts, probe, results, step, trained
 from mrl_jax import config as configs
 from mrl_jax.data import sources
 from mrl_jax.features_dir import JOURNAL, open_features
@@ -123,7 +123,7 @@ def test_features_of_another_checkpoint_are_refused(whole, tmp_path):
         embed(tmp_path, whole[0])
     other = embed(tmp_path, tmp_path / "features")
     with pytest.raises(ValueError, match=r"--test those of another checkpoint .*: embed both with one checkpoint"):
-        probe.check_same_model(whole[1], other)
+        feature_pairs.check_same_model(whole[1], other)
 
 
 def test_probe_of_features_leaves_a_table_a_json_and_a_picture(whole, tmp_path, capsys):

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "robustness", "train"}
+COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "robustness", "study", "train"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -43,9 +43,12 @@ ALLOWED = {
     "report": {"charts", "results", "writers"},
     "workdir": {"config", "writers"},
     "features_dir": set(),
+    "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "config", "parts", "step"},
     "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
+    "studies": FOUNDATION | {"data", "evals", "feature_pairs", "models", "policy", "results", "trained"},
+    "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},
 }
 

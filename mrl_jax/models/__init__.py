@@ -10,6 +10,7 @@ from mrl_jax.choices import choose, pick
 from mrl_jax.models import heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
 from mrl_jax.models.frozen import frozen_norms
+from mrl_jax.models.last_stage import tapped
 from mrl_jax.nesting import Nesting
 
 # Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.
@@ -27,6 +28,8 @@ class Model(NamedTuple):
         channels), uint8 or standardised floats; `z` is the embedding (B, embed_dim) in the compute dtype; `out` is a
         flat dict: the parameters of the head as `head/...` (see `heads.Head`) and, if `train`, the updated running
         statistics as `batch_stats/<path>`. `rngs={"dropout": key}` feeds dropout. ValueError for a width other than 1.
+        Where the batch has an `offset` (a scalar, or an array of their shape), it is added to the activations of the
+        last stage, which come as `last_stage`, (B, H, W, channels) or (B, tokens, channels): for gradients by them.
       embed_dim: D, the size of z.
       distance: `distance(name) -> int` of a parameter: its layers from the output, 0 in the head; for a parameter that
         stacks layers along its first axis, an array of one int for each.
@@ -95,6 +98,12 @@ def _functions(name: str, module: Classifier, embed_dim: int, freeze: str) -> Mo
     def apply(variables, batch, *, train, rngs=None, width=1.0):
         if width != 1.0:
             raise ValueError(f"width={width}: model.name={name!r} has one width only; pass width=1.0")
+        if "offset" in batch:
+            if train:
+                raise ValueError("batch['offset'] is for gradients in evaluation: pass train=False")
+            with tapped(module.backbone.last_stage, batch["offset"]) as seen:
+                z, out = module.apply(variables, batch["image"], train=False)
+            return z, out | {"last_stage": seen[0]}
         if not train:
             return module.apply(variables, batch["image"], train=False)
         with frozen_norms(freeze):

@@ -86,10 +86,23 @@ def logits(
     """
     if not 1 <= dim <= z_BxD.shape[-1]:
         raise ValueError(f"dim={dim} is not in 1..{z_BxD.shape[-1]}, the size of the embedding")
+    kernel_dxC, bias_C = linear(out, nesting, dim, mean_D)
+    product = jnp.dot(z_BxD[:, :dim], kernel_dxC.astype(z_BxD.dtype), preferred_element_type=jnp.float32)
+    return product + bias_C[None, :]
+
+
+def linear(
+    out: Mapping[str, jax.Array], nesting: Nesting, dim: int, mean_D: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """The kernel (dim, C) and bias (C,), float32, that `logits` applies to the first `dim` features.
+
+    Raises:
+      ValueError: if dim is larger than the nesting.
+    """
+    if dim > nesting.full:
+        raise ValueError(f"dim={dim} is not in 1..{nesting.full}, the features that the head reads")
     suffix = "" if "head/kernel" in out else f"_{min(m for m in nesting.dims if m >= dim)}"
-    kernel = out[f"head/kernel{suffix}"]
-    bias_1xC = out[f"head/bias{suffix}"][None, :].astype(jnp.float32)
+    kernel, bias_C = out[f"head/kernel{suffix}"], out[f"head/bias{suffix}"].astype(jnp.float32)
     if suffix and mean_D is not None:
-        bias_1xC += jnp.dot(mean_D[None, dim : len(kernel)], kernel[dim:], preferred_element_type=jnp.float32)
-    kernel_dxC = kernel[:dim].astype(z_BxD.dtype)
-    return jnp.dot(z_BxD[:, :dim], kernel_dxC, preferred_element_type=jnp.float32) + bias_1xC
+        bias_C = bias_C + jnp.dot(mean_D[dim : len(kernel)], kernel[dim:], preferred_element_type=jnp.float32)
+    return kernel[:dim], bias_C

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from mrl_jax.choices import choose
 from mrl_jax.models.blurpool import blur
 from mrl_jax.models.drop_path import check_rate, drop_path, rates
+from mrl_jax.models.last_stage import Stage
 
 # variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
 VARIANTS = {
@@ -118,6 +119,11 @@ class ResNet(nn.Module):
     def embed_dim(self) -> int:
         """The number of pooled features, D."""
         return self.base_width * 2 ** (len(self.depths) - 1) * (4 if self.bottleneck else 1)
+
+    @property
+    def last_stage(self) -> Stage:
+        """What comes out of the last block."""
+        return Stage((f"layer{len(self.depths)}_{self.depths[-1] - 1}",), "output")
 
     def distance(self, name: str) -> int:
         """How many stages a parameter is from the head: 1 for the last stage; the stem lies below the first."""

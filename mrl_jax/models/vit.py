@@ -14,6 +14,7 @@ import numpy as np
 
 from mrl_jax.choices import choose
 from mrl_jax.models.drop_path import check_rate, drop_path, rates
+from mrl_jax.models.last_stage import Stage
 
 
 class Size(NamedTuple):
@@ -202,6 +203,17 @@ class ViT(nn.Module):
     def embed_dim(self) -> int:
         """The number of pooled features, D."""
         return self.size.width
+
+    @property
+    def last_stage(self) -> Stage:
+        """The tokens that are pooled; with a class token, which is all that is read in the end, those before the last
+        layer. ValueError where that layer is one of a scan.
+        """
+        if self.pool != "tok":
+            return Stage(("Transformer", "encoder_norm"), "output")
+        if self.scan:
+            raise ValueError("model.pool='tok' with model.scan=True: the last layer of a scan cannot be looked into")
+        return Stage(("Transformer", f"encoderblock_{self.size.depth - 1}"), "input")
 
     def distance(self, name: str) -> int | np.ndarray:
         """How many layers a parameter is from the head: 1 in the last block, 0 above it; one number for each layer of

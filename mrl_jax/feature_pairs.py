@@ -1,0 +1,98 @@
+"""The features that a command works on: a training and a test set of one model, and which dims of them were trained."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_jax import extract, features_dir, trained
+from mrl_jax.features_dir import Features
+from mrl_jax.nesting import Nesting
+
+_BLOCK_ROWS = 8192
+
+
+class Pair(NamedTuple):
+    """Features of two sets, of one model and of the same classes."""
+
+    train: Features
+    test: Features
+    nesting: Nesting  # the trained dims; where they are not known, those of a halving, as good as any
+    known: bool  # whether they are known
+
+
+def of_run(path: pathlib.Path, step: int | None, data_dir: str | None) -> Pair:
+    """Train and eval features of a run's checkpoint, embedded into PATH/features/STEP where they are not there yet."""
+    step = trained.choose_step(path, step)
+    base = trained.config_of(path, step, data_dir=data_dir)
+    found = []
+    for split in (base.data.train_split, base.data.eval_split):
+        out = path / "features" / str(step) / split.replace("/", "_")
+        extract.extract(path, step, trained.over(base, None, split, None, None), out)
+        found.append(features_dir.open_features(out))
+    return pair(*found)
+
+
+def pair(train: Features, test: Features) -> Pair:
+    """Two sets as a pair; ValueError as `check_same_model`."""
+    check_same_model(train, test)
+    dims = train.info.dims or test.info.dims
+    return Pair(train, test, Nesting(dims or _halving(train.z.shape[1])), bool(dims))
+
+
+def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
+    """Features that some checkpoint made, with the dims it was trained at.
+
+    Raises:
+      ValueError: if another one made them, or they are not of its size.
+    """
+    base, own = trained.config_of(path, step), trained.identity(path, step)
+    nesting = Nesting(tuple(base.nesting.dims))
+    if features.train.z.shape[1] != nesting.full:
+        raise ValueError(
+            f"--train has {features.train.z.shape[1]} features, step {step} of --workdir={path} gives {nesting.full}"
+        )
+    for flag, found in (("--train", features.train), ("--test", features.test)):
+        made_by = found.info.identity["checkpoint"] if found.info.identity else own
+        if made_by != own:
+            raise ValueError(
+                f"{flag} holds features of step {made_by['step']} (manifest {made_by['manifest_sha256'][:8]}), not of "
+                f"step {step} of --workdir={path} ({own['manifest_sha256'][:8]}): its heads cannot answer for them; "
+                "embed with this checkpoint, or name the other one by --step"
+            )
+    return features._replace(nesting=nesting, known=True)
+
+
+def check_same_model(train: Features, test: Features) -> None:
+    """Raises ValueError unless both are features of one checkpoint, of the same size and of the same classes."""
+    ours, theirs = train.info.identity, test.info.identity
+    if ours and theirs and ours["checkpoint"] != theirs["checkpoint"]:
+        raise ValueError(
+            f"--train holds features of step {ours['checkpoint']['step']}, --test those of another checkpoint (step "
+            f"{theirs['checkpoint']['step']}, manifest {theirs['checkpoint']['manifest_sha256'][:8]} instead of "
+            f"{ours['checkpoint']['manifest_sha256'][:8]}): embed both with one checkpoint"
+        )
+    if train.z.shape[1] != test.z.shape[1]:
+        raise ValueError(f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: they are of two models")
+    names = train.info.label_names, test.info.label_names
+    if all(names) and names[0] != names[1]:
+        raise ValueError("--train and --test have different label names: a probe needs one set of classes")
+
+
+def check_finite(flag: str, features: Features) -> None:
+    """Raises ValueError, with the row and the feature, if a value is not finite; reads all of it, in blocks."""
+    for start in range(0, len(features.z), _BLOCK_ROWS):
+        finite = np.isfinite(features.z[start : start + _BLOCK_ROWS])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{flag}: feature {column} of row {start + row} is {features.z[start + row, column]}: features must be "
+                "finite; leave such rows out, or embed again with a model that has not diverged"
+            )
+
+
+def _halving(full: int) -> tuple[int, ...]:
+    dims = [full]
+    while dims[0] % 2 == 0 and dims[0] > 8:
+        dims.insert(0, dims[0] // 2)
+    return tuple(dims)

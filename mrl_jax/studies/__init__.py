@@ -1,0 +1,26 @@
+"""Studies of a model's features by name: `run(subject, *, options) -> Finding`, the options also flags of `study`."""
+
+from mrl_jax.studies import (
+    adaptive,
+    answers,
+    fewshot,
+    gradcam,
+    interpolation,
+    longtail,
+    spectrum,
+    superclass,
+)
+
+KINDS = {
+    "adaptive": adaptive.run,
+    "disagreement": answers.disagreement,
+    "fewshot": fewshot.run,
+    "gradcam": gradcam.run,
+    "interpolation": interpolation.run,
+    "longtail": longtail.run,
+    "oracle": answers.oracle,
+    "policy": adaptive.policy,
+    "spectrum": spectrum.run,
+    "superclass": superclass.run,
+    "trends": answers.trends,
+}

@@ -1,0 +1,208 @@
+"""The study command: every kind on a run and on bare files, what it leaves behind, and what it refuses."""
+
+import dataclasses
+import json
+import types
+
+import command
+import numpy as np
+import pytest
+from test_embed import save_checkpoint
+
+from mrl_jax import config as configs
+from mrl_jax import feature_pairs, parts, report, results, study, trained
+from mrl_jax.evals import EVALUATORS
+from mrl_jax.features_dir import open_features
+from mrl_jax.policy import Policy
+from mrl_jax.studies import KINDS
+from mrl_jax.studies.subject import Subject, subject_dims
+
+SMALL = {
+    "fewshot": {"shots": (1, 2), "ways": 3, "trials": 4, "classifiers": ["nearest_mean", "ridge"]},
+    "longtail": {"imbalance": 3.0, "groups": (3, 5)},
+    "adaptive": {"splits": 3},
+    "gradcam": {"rows": (3, 0)},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    save_checkpoint(path)
+    pair = feature_pairs.of_run(path, 3, None)
+    (path / "h.json").write_text(json.dumps({str(c): "abc"[c % 3] for c in range(6)}))
+    return path, pair
+
+
+def subject(run, out, dims=(), **options):
+    path, pair = run
+    return Subject(pair, subject_dims(pair, dims), 0, "ridge", path, 3, out, **options)
+
+
+def bare(tmp_path, rows=120, full=16, classes=4):
+    rng = np.random.default_rng(0)
+    names = []
+    means = rng.normal(size=(classes, full))
+    for name in ("train", "test"):
+        labels = np.arange(rows) % classes
+        z = (means[labels] + rng.normal(size=(rows, full))).astype(np.float32)
+        np.save(tmp_path / f"{name}.npy", z)
+        np.save(tmp_path / f"{name}_labels.npy", labels)
+        names += [f"--{name}={tmp_path}/{name}.npy", f"--{name}_labels={tmp_path}/{name}_labels.npy"]
+    return names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["study", kind, "--workdir=<b>x</b>"])
+    options = dict(SMALL.get(kind, {}))
+    if kind == "superclass":
+        options["hierarchy"] = str(run[0] / "h.json")
+    if kind == "policy":
+        options["policy"] = str(tmp_path / "p.json")
+        Policy((4, 12), (0.2,), "margin").save(options["policy"])
+    study.study(kind, subject(run, tmp_path, (4, 12, 32)), options)
+    shown = capsys.readouterr().out
+    found = results.read(tmp_path)[kind]
+    assert "~     12" in shown
+    assert "Not trained, evaluated all the same" in shown
+    assert f"results/{kind}.json" in shown
+    assert found["step"] == 3
+    assert 12 in found["untrained_dims"]
+    assert all(np.isfinite(v) for v in found["values"].values())
+    assert found["details"]["test"]["checkpoint"]["step"] == 3
+    drawn = sorted((tmp_path / "plots").glob("*")) if (tmp_path / "plots").exists() else []
+    assert len(drawn) >= (0 if kind in ("oracle", "policy") else 1)
+    assert all(p.suffix == ".png" and p.stat().st_size > 1000 for p in drawn)
+    page = report.write(tmp_path, configs.to_json(trained.config_of(run[0], 3))).read_text()
+    assert page.count("data:image/png") == len(drawn)
+    assert "mrl_jax.study" in page
+    assert "<b>x</b>" not in page
+
+
+def test_the_heads_answer_as_the_evaluation_does(run, tmp_path):
+    path, _ = run
+    about = subject(run, tmp_path, (4, 6, 8, 20, 32))
+    config = trained.config_of(path, 3, ("4", "6", "8", "20", "32"))
+    assembled = trained.assemble(path, 3, config)
+    store = parts.feature_store(assembled, parts.make_embed(assembled), trained.variables(path, 3, assembled))
+    expected = dict(EVALUATORS["classification"](dims=about.dims).run(store))
+    for m, accuracy in zip(about.dims, about.correct.mean(axis=1)):
+        assert accuracy == pytest.approx(expected[f"top1@{m}"])
+
+
+def test_a_policy_is_saved_beside_the_results_and_tells_what_it_was_learned_on(run, tmp_path):
+    about = subject(run, tmp_path)
+    found = KINDS["adaptive"](about, splits=2, learn_rows=10, confidence="margin")
+    policy = Policy.load(tmp_path / "policies" / "margin-3.json")
+    assert policy.dims == (4, 8, 32)
+    assert policy.calibrated_on["rows"] == 10
+    assert policy.calibrated_on["data"]["checkpoint"]["step"] == 3
+    again = KINDS["policy"](about, policy=found.details["policy"])
+    shares = [v for k, v in again.values.items() if k.startswith("answered_here")]
+    assert sum(shares) == pytest.approx(1)
+    changed = {**policy.calibrated_on["data"], "checkpoint": {"step": 9, "manifest_sha256": "0" * 64}}
+    Policy(policy.dims, policy.thresholds, "margin", {"data": changed}).save(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="learned with step 9"):
+        KINDS["policy"](about, policy=str(tmp_path / "other.json"))
+
+
+def test_features_of_anyone_are_answered_by_a_probe(tmp_path, capsys):
+    bare(tmp_path)
+    pair = feature_pairs.pair(
+        *(open_features(tmp_path / f"{n}.npy", tmp_path / f"{n}_labels.npy") for n in ("train", "test"))
+    )
+    for probe in ("ridge", "logistic"):
+        about = Subject(pair, subject_dims(pair, ()), 0, probe, None, None, tmp_path / probe)
+        study.study("oracle", about, {})
+        found = results.read(tmp_path / probe)["oracle"]
+        assert probe in found["details"]["answered_by"]
+        assert found["values"]["top1@16"] > 0.7
+    assert "is not known" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_command_itself(tmp_path):
+    names = bare(tmp_path)
+    shown = command.finish(command.start("mrl_jax.study", "spectrum", *names, f"--out={tmp_path}/out", "--dims=4,16"))
+    assert "effective rank" in shown
+    assert (tmp_path / "out" / "plots" / "spectrum.png").exists()
+    shown = command.finish(command.start("mrl_jax.study", "oracel", *names, f"--out={tmp_path}/out2"), expect=1)
+    assert "error: KIND='oracel' is not one of" in shown
+    assert "did you mean 'oracle'" in shown
+    assert not (tmp_path / "out2").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("oracle", {"shots": ["1"]}, "--shots=.* is not an option of 'oracle' but of fewshot"),
+        ("superclass", {}, "--hierarchy is needed"),
+        ("superclass", {"hierarchy": "none.json"}, "--hierarchy=none.json does not exist"),
+        ("adaptive", {"confidence": "max_softmx"}, "did you mean 'max_softmax'"),
+        ("fewshot", {"classifiers": ["ridge", "nearest"]}, "did you mean 'nearest_mean'"),
+        ("fewshot", {"shots": ["1", "x"]}, "--shots=1,x: give whole numbers"),
+        ("gradcam", {"target": "labels"}, "did you mean 'label'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_read(kind, given, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        study.options_of(kind, given)
+
+
+def flags(**given):
+    names = ("workdir", "step", "data_dir", "train", "train_labels", "test", "test_labels")
+    return types.SimpleNamespace(**dict.fromkeys(names) | {k: v and str(v) for k, v in given.items()})
+
+
+def test_bad_features_are_one_clear_error(run, tmp_path):
+    bare(tmp_path)
+    good = {n: tmp_path / f"{n}.npy" for n in ("train", "train_labels", "test", "test_labels")}
+    z, y = np.load(good["test"]), np.load(good["test_labels"])
+    assert study.open_pair(flags(**good))[1] is None
+
+    def saved(name, value):
+        np.save(tmp_path / name, value)
+        return tmp_path / name
+
+    broken = z.copy()
+    broken[7, 5] = np.nan
+    cases = [
+        ({"test": saved("nan.npy", broken)}, "--test: feature 5 of row 7 is nan"),
+        ({"test": saved("narrow.npy", z[:, :8])}, "--train has 16 features, --test 8"),
+        ({"test_labels": saved("short.npy", y[:-1])}, r"labels have shape \(119,\) for 120 rows"),
+        ({"test_labels": saved("float.npy", y.astype(np.float16))}, "must be integers"),
+        ({"test": tmp_path / "none.npy"}, "does not exist"),
+        ({"test": None}, "give --workdir=RUN, or --train"),
+        ({"step": 3}, "--step and --data_dir are of a run"),
+        ({"workdir": run[0]}, "--train has 16 features, step 3 of .* gives 32"),
+    ]
+    for change, message in cases:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            study.open_pair(flags(**good | change))
+    with pytest.raises(ValueError, match=r"\[64\] are not in 1..32"):
+        subject_dims(run[1], (4, 64))
+    with pytest.raises(ValueError, match=r"--rows: \[40\] are not in 0..39"):
+        KINDS["gradcam"](subject(run, tmp_path), rows=(40,))
+
+
+def test_labels_beyond_the_classes_are_refused(run, tmp_path):
+    path, pair = run
+    wrong = pair._replace(test=pair.test._replace(labels=np.asarray(pair.test.labels) + 3))
+    about = Subject(wrong, (4, 8), 0, "ridge", path, 3, tmp_path)
+    with pytest.raises(ValueError, match="beyond the 6 classes of the checkpoint's heads"):
+        KINDS["oracle"](about)
+    with pytest.raises(ValueError, match="beyond the 6 classes of training"):
+        KINDS["oracle"](Subject(wrong, (4, 8), 0, "ridge", None, None, tmp_path))
+    several = pair._replace(test=pair.test._replace(labels=np.asarray(pair.test.labels)[:, None]))
+    with pytest.raises(ValueError, match="several classes per row"):
+        KINDS["fewshot"](Subject(several, (4, 8), 0, "ridge", None, None, tmp_path))
+
+
+def test_heads_do_not_answer_for_features_of_another_checkpoint(run):
+    path, pair = run
+    assert feature_pairs.of_checkpoint(pair, path, 3).nesting == pair.nesting
+    identity = {**pair.test.info.identity, "checkpoint": {"step": 3, "manifest_sha256": "0" * 64}}
+    other = pair.test._replace(info=dataclasses.replace(pair.test.info, identity=identity))
+    with pytest.raises(ValueError, match=r"--test holds features of step 3 .*its heads cannot answer for them"):
+        feature_pairs.of_checkpoint(pair._replace(test=other), path, 3)
