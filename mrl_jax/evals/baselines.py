@@ -13,7 +13,8 @@ import numpy as np
 
 from mrl_jax.choices import choose
 from mrl_jax.evals import linear_probe, logistic
-from mrl_jax.evals.knn import nearest, shares
+from mrl_jax.evals.exact import search
+from mrl_jax.evals.knn import shares
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.evals.linear_probe import Outcome
 from mrl_jax.evals.problem import Problem, projected
@@ -97,7 +98,7 @@ def by_nearest(problem: Problem, *, centred: bool = False) -> Outcome:
     """
     offset = (problem.fit_moments + problem.held_moments).mean_z if centred else None
     queries, gallery = (_rows(stream, offset) for stream in (problem.test, problem.whole))
-    found = problem.whole.labels[nearest(queries, gallery, problem.dims, 1)[..., 0]]
+    found = problem.whole.labels[search(queries, gallery, problem.dims, 1)[1][..., 0]]
     labels = problem.test.labels
     right = [shares(f, labels) if f.ndim > 1 else f == labels for f in found]
     return Outcome([float(np.mean(r)) for r in right], [], {"neighbours": 1, "centred": centred})

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mrl_jax.evals.classification import ranks
-from mrl_jax.evals.knn import nearest
+from mrl_jax.evals.exact import search
 
 
 class Accuracies(NamedTuple):
@@ -93,7 +93,7 @@ def accuracies(
         rank = ranks(queries_NxD, position[labels_N], lambda z, dim=dim: logits(z, dim)[:, shown])
         top1.append(float(np.mean(rank < 1)))
         top5.append(float(np.mean(rank < 5)))
-    found = gallery_labels_M[nearest(queries_NxD, gallery_MxD, tuple(dims), 1)[..., 0]]
+    found = gallery_labels_M[search(queries_NxD, gallery_MxD, tuple(dims), 1)[1][..., 0]]
     return Accuracies(top1, top5, (found == labels_N[None]).mean(axis=1).tolist())
 
 
