@@ -125,7 +125,8 @@ def _cells(each: Filled) -> list[tuple[str, tuple[str, str, str]]]:
     for row in each.rows:
         theirs, ours, difference = each.published.get(row), each.ours.get(row), each.difference(row)
         spread = f" ± {ours.std:.2f}" if ours and ours.std is not None else ""
-        untrained = bool(ours) and row.isdecimal() and int(row) not in ours.runs[0].config["nesting"]["dims"]
+        by_dim = bool(ours) and each.column.ours.row == "{dim}"
+        untrained = by_dim and int(row) not in ours.runs[0].config["nesting"]["dims"]
         cells = (
             f"{theirs.value:.2f}" if theirs else "",
             f"{ours.mean:.2f}{spread}{' ~' if untrained else ''}" if ours else "",

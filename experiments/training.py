@@ -48,6 +48,8 @@ _PAPER = {
     "shifted": "--set=imagenet_v2 --set=imagenet_a --set=imagenet_r --set=imagenet_sketch "
     f"--corruptions={','.join(corruptions.KINDS)}",
     "large": "--dataset=array_record:imagenet4k --split=gallery,query --data_dir={data}",
+    "retrieval": "",
+    "shortlists": "100,200,400,800,1600,2048",
     "large_train": "gallery",
     "large_test": "query",
     "hierarchy": "wordnet",
@@ -58,6 +60,8 @@ _DEBUG = _PAPER | {
     "test_split": "test",
     "few": f"--dataset={SYNTHETIC} --split=test",
     "shots": "1,3",
+    "retrieval": "--ks=10,25 --shortlist=20",
+    "shortlists": "10,20,40",
     "large": f"--dataset={SYNTHETIC} --split=train,test",
     "large_train": "train",
     "large_test": "test",

@@ -51,11 +51,11 @@ def _funnel(table: str, figure: str, images: str, ds: int, lengths: str, plotted
 
 _1K_PLOTTED = {(8, _LENGTHS[0]), (16, _LENGTHS[2]), (32, _LENGTHS[2])}
 _4K_PLOTTED = {(32, _LENGTHS[0]), (64, _LENGTHS[0])}
-_STUDY = "python -m mrl_jax.study retrieval --workdir={runs}/mrl --dims={dims}"
+_STUDY = "python -m mrl_jax.study retrieval --workdir={runs}/mrl --dims={dims} {retrieval}"
 _ON_4K = (
     "python -m mrl_jax.embed --workdir={runs}/mrl {large} --out={runs}/mrl/features/large",
     "python -m mrl_jax.study retrieval --train={runs}/mrl/features/large/{large_train} --dims={dims} "
-    "--test={runs}/mrl/features/large/{large_test} --out={runs}/mrl_large",
+    "--test={runs}/mrl/features/large/{large_test} --out={runs}/mrl_large {retrieval}",
 )
 _NOTE_4K = (
     "ImageNet-4K: 4,202 classes of ImageNet-21K that are not in ImageNet-1K, 1,000 images each as gallery and 50 as "
@@ -79,9 +79,9 @@ TABLES = {
         train=("mrl", "mrl_e", "ff", "ff_full"),
         measure=(
             _STUDY,
-            "python -m mrl_jax.study retrieval --workdir={runs}/mrl_e --dims={dims}",
-            "python -m mrl_jax.study retrieval --workdir={runs}/ff_full --dims={dims}",
-            "python -m mrl_jax.study retrieval --workdir={runs}/ff{each_dim}",
+            "python -m mrl_jax.study retrieval --workdir={runs}/mrl_e --dims={dims} {retrieval}",
+            "python -m mrl_jax.study retrieval --workdir={runs}/ff_full --dims={dims} {retrieval}",
+            "python -m mrl_jax.study retrieval --workdir={runs}/ff{each_dim} {retrieval}",
         ),
         note=f"The paper's mAP@k divides by k, the standard one by min(k, relevant). {NO_SLIM}",
     ),
@@ -143,7 +143,7 @@ TABLES = {
             ),
         ),
         train=("mrl",),
-        measure=(f"{_STUDY} --shortlists=100,200,400,800,1600,2048",),
+        measure=(f"{_STUDY} --shortlists={{shortlists}}",),
         note="The paper's values are not known; it finds 200 enough on ImageNet-1K, and gains up to 2048 on 4K.",
     ),
 }
