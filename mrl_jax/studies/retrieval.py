@@ -1,6 +1,7 @@
 """Retrieval by exact search at every dim, by adaptive retrieval and by funnels, as the MRL paper measures them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,9 +55,7 @@ def run(
     return Finding(values, details | {"shortlist": shortlist}, [], [_figure(values, details, dims, ks[0])])
 
 
-def _figure(
-    values: dict[str, float], details: dict[str, dict[str, float]], dims: Sequence[int], k: int
-) -> results.Lines:
+def _figure(values: Mapping[str, float], details: Mapping[str, Any], dims: Sequence[int], k: int) -> results.Lines:
     """Accuracy against cost: one dim for all, and the shortlists re-ranked at the full dim."""
     metric, full = f"map@{k}", dims[-1]
     single = [details["mflops"][str(m)] for m in dims], [100 * values[f"{metric}@{m}"] for m in dims]
