@@ -1,53 +1,150 @@
-"""`report.html`: a run on one self-contained page: its table, its plots, its curves, the commands that repeat it."""
+"""`report.html`: a run on one self-contained page: every result, picture and curve it has, each with the command that
+repeats it. Every text that comes from the run is escaped.
+"""
 
 import base64
 import html
 import json
+import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from mrl_jax import results, writers
+from mrl_jax import charts, results, writers
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}"
-    "img{max-width:100%}pre{background:#f5f5f5;padding:.7rem;overflow-x:auto}"
-)
+_STYLE = """
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733}
+body{max-width:66rem;margin:0 auto;padding:1.5rem}
+h1{margin:0 0 .2rem}h2{margin:2.4rem 0 .6rem;padding-top:.8rem;border-top:1px solid #d8dee6}
+nav{margin:.6rem 0}nav a{margin-right:1rem;white-space:nowrap}a{color:#1d5fb0}
+.facts span{display:inline-block;background:#eef2f7;border-radius:1rem;padding:.1rem .8rem;margin:.15rem .3rem .15rem 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0}
+td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #e3e8ee;white-space:nowrap}
+th:first-child{text-align:left}tr:first-child th{border-bottom:2px solid #b9c4d0}
+pre{background:#f4f6f9;border-radius:.4rem;padding:.7rem .9rem;overflow-x:auto;font-size:13px}
+img{max-width:min(100%,44rem);border:1px solid #e3e8ee;border-radius:.4rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1rem}
+figure{margin:0}figcaption{font-weight:600}svg{width:100%}svg text{font-size:11px;fill:#5b6b7b}
+.grid{stroke:#e3e8ee;fill:none}polyline{fill:none;stroke-width:1.6}
+.legend{margin:0;font-size:13px;color:#41505f}.legend span{margin-right:.8rem;white-space:nowrap}
+.legend i{display:inline-block;width:.8rem;height:.25rem;margin-right:.3rem;vertical-align:middle}
+.note{color:#5b6b7b;font-size:13px;margin:.2rem 0}
+@media print{pre{white-space:pre-wrap}}
+"""
+_MOST_CHARACTERS = 20_000  # of the details of one result
+_MOST_ROWS = 64  # of a matrix
 
 
-def write(workdir: os.PathLike | str, config: dict[str, Any]) -> pathlib.Path:
-    """Writes `report.html` from what the workdir holds and returns its path; every text from the run is escaped."""
+def write(workdir: os.PathLike | str, config: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `report.html` from what the workdir holds and returns its path."""
     path = pathlib.Path(workdir)
     found = results.read(path)
-    body = [f"<h1>{html.escape(path.name)}</h1>", _summary(config, found), "<h2>Accuracy by dim</h2>", _table(found)]
-    body += [_picture(picture) for picture in sorted((path / "plots").glob("*.png"))]
-    body += ["<h2>Training</h2>", _curves(path / "metrics.jsonl"), "<h2>Commands</h2>", _commands(path, found)]
-    body += ["<h2>Config</h2>", f"<pre>{html.escape(json.dumps(config, indent=1))}</pre>"]
+    pictures = {picture.stem: picture for picture in sorted((path / "plots").glob("*.png"))}
+    sections = {"Training": _training(path / "metrics.jsonl")}
+    for name, result in found.items():
+        own = [pictures.pop(stem) for stem in list(pictures) if stem == name or stem.startswith(f"{name}-")]
+        sections[name] = _result(result, own)
+    if pictures:
+        sections["More plots"] = "".join(map(_picture, pictures.values()))
+    sections["Config"] = (
+        f"<pre>{html.escape(_train_command(path))}</pre>"
+        f"<details><summary>config.json</summary><pre>{html.escape(json.dumps(config, indent=1))}</pre></details>"
+    )
+    order = [*(name for name in sections if name not in ("Training", "Config")), "Training", "Config"]
+    title = html.escape(path.resolve().name)
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(path.name)}</title>'
-        f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{_facts(config, found)}"
+        f"<nav>{''.join(_link(name) for name in order)}</nav>"
+        f"{''.join(f'<h2 id={_id(name)}>{html.escape(name)}</h2>{sections[name]}' for name in order)}</body></html>\n"
     )
     unfinished = path / "report.html.tmp"
     unfinished.write_text(page, encoding="utf-8")
     return unfinished.replace(path / "report.html")
 
 
-def _summary(config: dict[str, Any], found: dict[str, Any]) -> str:
-    steps = sorted({result["step"] for result in found.values()})
-    model, data, dims = config["model"]["name"], config["data"]["name"], config["nesting"]["dims"]
-    text = f"{model}, head {config['head']}, dims {dims}, {data}, step {steps}"
-    return f"<p>{html.escape(text)}</p>"
+def refresh(workdir: os.PathLike | str) -> pathlib.Path | None:
+    """`write` with the config that the folder holds; None, and nothing written, where it is not a run's."""
+    config = pathlib.Path(workdir) / "config.json"
+    return write(workdir, json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
 
 
-def _table(found: dict[str, Any]) -> str:
-    curves = results.curves({name: result["values"] for name, result in found.items()})
-    trained = {dim for result in found.values() for dim in result["trained_dims"]}
-    rows = ["<tr><th>dim</th>" + "".join(f"<th>{html.escape(name)}</th>" for name in curves) + "</tr>"]
-    for dim in sorted({dim for curve in curves.values() for dim in curve}):
-        cells = "".join(f"<td>{100 * c[dim]:.2f}</td>" if dim in c else "<td></td>" for c in curves.values())
-        rows.append(f"<tr><td>{dim}{'' if dim in trained else ' (not trained)'}</td>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table><p>Percent.</p>"
+def _link(name: str) -> str:
+    return f"<a href={_id(name, '#')}>{html.escape(name)}</a>"
+
+
+def _id(name: str, before: str = "") -> str:
+    return f'"{before}{html.escape(name.replace(" ", "-"))}"'
+
+
+def _facts(config: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    steps = sorted({result["step"] for result in found.values() if result["step"] is not None})
+    model, weights = config["model"], config["nesting"]["weights"]
+    facts = [
+        f"{model['name']} {model.get('variant', '')}".strip(),
+        f"data {config['data']['name']}",
+        f"head {config['head']}",
+        f"dims {', '.join(map(str, config['nesting']['dims']))}",
+        *([f"weights {', '.join(map(str, weights))}"] if weights else []),
+        f"{config['total_steps']} steps of {config['batch_size']}",
+        f"evaluated at step {', '.join(map(str, steps))}",
+        f"seed {config['seed']}",
+    ]
+    return f'<p class="facts">{"".join(f"<span>{html.escape(fact)}</span>" for fact in facts)}</p>'
+
+
+def _result(result: Mapping[str, Any], pictures: list[pathlib.Path]) -> str:
+    body = [_table(result), *map(_picture, pictures)]
+    details = result.get("details") or {}
+    body += [_matrix(name, rows, details) for name, rows in _matrices(details)]
+    body.append(f"<pre>{html.escape(result['command'])}</pre>")
+    if details:
+        text = json.dumps(details, indent=1)
+        if len(text) > _MOST_CHARACTERS:
+            text = f"{text[:_MOST_CHARACTERS]}\n... {len(text) - _MOST_CHARACTERS:,} more characters in results/*.json"
+        body.append(f"<details><summary>Details</summary><pre>{html.escape(text)}</pre></details>")
+    return "".join(body)
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    """Metrics down, dims across: there may be many metrics, and never many dims."""
+    curves: dict[str, dict[int, float]] = {}
+    for name, value in result["values"].items():
+        metric, dim = results.split_name(name)
+        curves.setdefault(metric, {})[dim] = value
+    dims = sorted({dim for curve in curves.values() for dim in curve})
+    rows = []
+    for metric, curve in curves.items():
+        share = all(0 <= v <= 1 for v in curve.values())
+        values = [None if dim not in curve else 100 * curve[dim] if share else curve[dim] for dim in dims]
+        rows.append((f"{metric}, %" if share else metric, values))
+    untrained = [dim for dim in dims if dim not in result["trained_dims"]]
+    note = '<p class="note">~ not a trained dim</p>' if untrained else ""
+    columns = [f"~{dim}" if dim in untrained else str(dim) for dim in dims]
+    return charts.heat_table("dim", columns, rows, shared=all(name.endswith(", %") for name, _ in rows)) + note
+
+
+def _matrices(details: Any, name: str = "") -> list[tuple[str, list[list[float]]]]:
+    """The matrices of numbers in it by dotted name."""
+    if isinstance(details, Mapping):
+        return [found for key, value in details.items() for found in _matrices(value, f"{name}.{key}".lstrip("."))]
+    rows = details if isinstance(details, list) and 1 < len(details) <= _MOST_ROWS else []
+    if not rows or not all(isinstance(row, list) and len(row) == len(rows[0]) > 1 for row in rows):
+        return []
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for row in rows for v in row)
+    return [(name, rows)] if numbers and len(rows[0]) <= _MOST_ROWS else []
+
+
+def _matrix(name: str, rows: list[list[float]], details: Mapping[str, Any]) -> str:
+    """A heat map, its sides named by those lists of the details that are as long."""
+    lists = [v for v in details.values() if isinstance(v, list) and v and not isinstance(v[0], list | dict)]
+
+    def side(length: int) -> list[str]:
+        return next((list(map(str, v)) for v in lists if len(v) == length), [str(i) for i in range(length)])
+
+    named = list(zip(side(len(rows)), rows))
+    return f"<h3>{html.escape(name)}</h3>{charts.heat_table('', side(len(rows[0])), named)}"
 
 
 def _picture(path: pathlib.Path) -> str:
@@ -55,31 +152,26 @@ def _picture(path: pathlib.Path) -> str:
     return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
 
 
-def _curves(metrics: pathlib.Path) -> str:
-    """The loss of every dim over the steps, as an inline SVG."""
-    lines = [line for line in writers.read_lines(metrics) if "train/loss" in line] if metrics.exists() else []
-    names = [name for name in lines[0] if name.startswith("train/loss@")] if lines else []
-    if len(lines) < 2:
-        return "<p>Too few measurements for a curve.</p>"
-    steps = [line["step"] for line in lines]
-    top = max(line[name] or 0.0 for line in lines for name in names) or 1.0
-    width, height = 720, 260
-    drawn = []
-    for i, name in enumerate(names):
-        points = [
-            f"{width * (s - steps[0]) / max(steps[-1] - steps[0], 1):.1f},{height * (1 - line[name] / top):.1f}"
-            for s, line in zip(steps, lines)
-            if line.get(name) is not None
-        ]
-        colour = f"hsl({240 * i // max(len(names) - 1, 1)},70%,45%)"
-        drawn.append(
-            f'<polyline fill="none" stroke="{colour}" points="{" ".join(points)}"><title>{name}</title></polyline>'
-        )
-    ends = f"loss of each dim, 0 to {top:.2f}, steps {steps[0]} to {steps[-1]}; red: {names[0]}, blue: {names[-1]}"
-    return f'<svg viewBox="0 0 {width} {height}" width="100%">{"".join(drawn)}</svg><p>{html.escape(ends)}</p>'
+def _training(metrics: pathlib.Path) -> str:
+    """A chart for every `group/metric` measured at two steps or more, over the steps, a line for each of its dims."""
+    families: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in writers.read_lines(metrics) if metrics.exists() else []:
+        for name, value in line.items():
+            if name != "step" and value is not None and math.isfinite(value):
+                family, _, dim = name.partition("@")
+                title = f"{family} of each dim" if dim else family
+                families.setdefault(title, {}).setdefault(dim or family, []).append((line["step"], value))
+    drawn = [
+        charts.line_chart(title, {n: sorted(lines[n]) for n in sorted(lines, key=_number) if len(lines[n]) > 1})
+        for title, lines in families.items()
+        if any(len(points) > 1 for points in lines.values())
+    ]
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else "<p>Too few measurements for a curve.</p>"
 
 
-def _commands(path: pathlib.Path, found: dict[str, Any]) -> str:
-    commands = sorted({result["command"] for result in found.values()})
-    train = f"python -m mrl_jax.train --config=<the config below> --workdir={path}"
-    return f"<pre>{html.escape(chr(10).join([train, *commands]))}</pre>"
+def _number(name: str) -> int:
+    return int(name) if name.isdecimal() else 0
+
+
+def _train_command(path: pathlib.Path) -> str:
+    return f"python -m mrl_jax.train --config=<this config> --workdir={path}"

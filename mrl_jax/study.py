@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from mrl_jax import commands, feature_pairs, features_dir, results, trained
+from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
 from mrl_jax.choices import choose
 from mrl_jax.evals import adaptive, fewshot
 from mrl_jax.feature_pairs import Pair
@@ -30,11 +30,14 @@ _OPTIONS = {
     "groups": (flags.DEFINE_list, "longtail: training rows below which is the tail, and above which is the head."),
     "hierarchy": (flags.DEFINE_string, "superclass: a JSON or CSV file from class to superclass, or 'wordnet'."),
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
+    "ks": (flags.DEFINE_list, "retrieval: depths of the metrics; re-ranking is measured at the first one."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
+    "shortlist": (flags.DEFINE_integer, "retrieval: rows that adaptive retrieval re-ranks."),
+    "shortlists": (flags.DEFINE_list, "retrieval: lengths of shortlists to compare besides."),
     "shots": (flags.DEFINE_list, "fewshot: support rows of a class, each number in turn."),
     "splits": (flags.DEFINE_integer, "adaptive: random splits to repeat on."),
     "superclasses": (flags.DEFINE_integer, "superclass: how many to take from WordNet."),
@@ -43,7 +46,7 @@ _OPTIONS = {
     "trials": (flags.DEFINE_integer, "fewshot: of each number of shots."),
     "ways": (flags.DEFINE_integer, "fewshot: classes of a trial; 0 for all."),
 }
-_NUMBERS = ("groups", "rows", "shots")
+_NUMBERS = ("groups", "ks", "rows", "shortlists", "shots")
 _FILES = ("hierarchy", "policy")
 _CHOICES = {
     ("adaptive", "confidence"): adaptive.CONFIDENCES,
@@ -83,6 +86,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any]) -> None:
         },
     )
     written = [results.draw(subject.out / "plots", figure) for figure in found.figures]
+    written += filter(None, [report.refresh(subject.out)])
     print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{kind}.json', *written]))}")
 
 

@@ -75,7 +75,7 @@ def over(
       ops: the transform in place of `config.data.eval_ops`.
       batch_size: in place of `config.data.eval_batch_size`.
     """
-    config = ml_collections.ConfigDict(config).unlock()
+    config = config.copy_and_resolve_references().unlock()  # a ConfigDict of it would share what is nested
     data = config.data
     data.name = dataset or data.name
     data.train_split = data.eval_split = split

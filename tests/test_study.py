@@ -22,6 +22,7 @@ SMALL = {
     "longtail": {"imbalance": 3.0, "groups": (3, 5)},
     "adaptive": {"splits": 3},
     "gradcam": {"rows": (3, 0)},
+    "retrieval": {"ks": (5, 10), "shortlist": 8, "shortlists": (6, 12)},
 }
 
 
@@ -206,3 +207,18 @@ def test_heads_do_not_answer_for_features_of_another_checkpoint(run):
     other = pair.test._replace(info=dataclasses.replace(pair.test.info, identity=identity))
     with pytest.raises(ValueError, match=r"--test holds features of step 3 .*its heads cannot answer for them"):
         feature_pairs.of_checkpoint(pair._replace(test=other), path, 3)
+
+
+def test_retrieval_numbers_are_those_of_a_ranking_by_hand(run, tmp_path):
+    own = subject(run, tmp_path)
+    found = KINDS["retrieval"](own, **SMALL["retrieval"])
+    train, test, *_ = run[1]
+    dim = own.dims[0]
+    unit = [x.z[:, :dim] / np.linalg.norm(x.z[:, :dim], axis=1, keepdims=True) for x in (test, train)]
+    order = np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :5]
+    hits = train.labels[order] == test.labels[:, None]
+    expected = np.mean((np.cumsum(hits, axis=1) / np.arange(1, 6) * hits).sum(axis=1) / 5)
+    assert found.values[f"map_paper@5@{dim}"] == pytest.approx(expected, abs=0.01)
+    full = own.dims[-1]
+    assert found.details["adaptive"][f"mflops/{dim}-{full}"] == (len(train.z) * dim + 8 * full) / 1e6
+    assert {key.partition(":")[2] for key in found.details["shortlists"]} == {"6", "12"}

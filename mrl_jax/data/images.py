@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mrl_jax.choices import nearest
-from mrl_jax.data import augment, cropping, decoding, jpeg, resizing
+from mrl_jax.data import augment, corruptions, cropping, decoding, jpeg, resizing
 
 
 def _is_size(value: Any) -> bool:
@@ -34,6 +34,7 @@ def _is_number(value: Any) -> bool:
 FIXED = {"center_crop": cropping.center_crop, "decode": decoding.decode, "resize_small": resizing.resize_small}
 RANDOM = {
     "color_jitter": augment.color_jitter,
+    "corrupt": corruptions.corrupt,
     "flip_lr": cropping.flip_lr,
     "rand_augment": augment.rand_augment,
     "random_crop": cropping.random_crop,
@@ -47,6 +48,7 @@ ARGUMENTS = {
     "channels": (lambda v: v in (1, 3) or v is None, "1 or 3"),
     "contrast": _STRENGTH,
     "hue": (lambda v: _is_number(v) and 0 <= v <= 0.5, "a number in [0, 0.5]"),
+    "kind": (lambda v: v in corruptions.KINDS, f"one of {list(corruptions.KINDS)}"),
     "layers": (_is_size, "a positive integer"),
     "magnitude": (lambda v: _is_number(v) and 0 <= v <= 10, "a number in [0, 10]"),
     "padding": (lambda v: v == 0 or _is_size(v), "an integer, 0 or more"),
@@ -55,6 +57,7 @@ ARGUMENTS = {
     "ratio": (_is_range, "a pair of positive numbers, the smaller one first"),
     "saturation": _STRENGTH,
     "scale": (lambda v: _is_range(v) and v[1] <= 1, "a pair of numbers in (0, 1], the smaller one first"),
+    "severity": (lambda v: v in corruptions.SEVERITIES, "1 to 5"),
     "size": (_is_size, "a positive integer"),
 }
 

@@ -6,7 +6,7 @@ cosine; its peak is chosen on the rows held out, in units of the inverse of the 
 of each prefix, so that the same few values fit 8 features and 2048.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ def train(stream: Stream, moments: Moments, dims: Sequence[int], rates_G: np.nda
     shift, divide = jnp.asarray(mean, jnp.float32), jnp.asarray(1 / deviation, jnp.float32)
     weights = [jnp.zeros((m, classes)) for m in dims], [jnp.zeros(classes) for _ in dims]
     state = weights, jax.tree.map(jnp.zeros_like, weights)
-    for step, (z, labels) in enumerate(_minibatches(stream, plan, seed)):
+    for step, (z, labels) in enumerate(minibatches(stream, plan, seed)):
         rates = jnp.asarray(rates_G * 0.5 * (1 + np.cos(np.pi * step / plan.steps)), jnp.float32)
         state = _update(state, z, labels, shift, divide, rates, dims=tuple(dims))
     (kernels, biases), _ = jax.device_get(state)
@@ -102,7 +102,7 @@ def _deviation(moments: Moments) -> np.ndarray:
     return np.sqrt(np.where(variance > least, variance, 1.0))
 
 
-def _minibatches(stream: Stream, plan: Schedule, seed: int):
+def minibatches(stream: Stream, plan: Schedule, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`plan.steps` minibatches: epochs without repetition, read from the file a sweep at a time in its order."""
     rng, rows = np.random.default_rng(seed), np.arange(len(stream.z)) if stream.index is None else stream.index
     order = np.empty(0, rows.dtype)
@@ -112,7 +112,7 @@ def _minibatches(stream: Stream, plan: Schedule, seed: int):
             order = np.concatenate([order, rng.permutation(rows)])
         taken, order = order[: batches * plan.batch_rows], order[batches * plan.batch_rows :]
         sorted_rows, inverse = np.unique(taken, return_inverse=True)
-        z, labels = stream.z[sorted_rows], stream.labels[sorted_rows].astype(np.int32)
+        z, labels = stream.take(sorted_rows)
         for at in inverse.reshape(batches, plan.batch_rows):
             yield z[at], labels[at]
 

@@ -57,6 +57,16 @@ class Stream:
         """The features of the first block."""
         return self._block(0)[0]
 
+    @property
+    def is_projected(self) -> bool:
+        """Whether it yields other features than those of `z`."""
+        return self._project is not None
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features and labels of some rows of `z`, on the host."""
+        z, labels = self.z[rows], self.labels[rows].astype(np.int32)
+        return (np.asarray(self._project(jnp.asarray(z, jnp.float32))) if self._project else z), labels
+
     def projected(self, project: Callable[[jax.Array], jax.Array]) -> "Stream":
         """The same rows, their features mapped."""
         return Stream(self.z, self.labels, self.index, project)

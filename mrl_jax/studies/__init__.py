@@ -7,6 +7,7 @@ from mrl_jax.studies import (
     gradcam,
     interpolation,
     longtail,
+    retrieval,
     spectrum,
     superclass,
 )
@@ -20,6 +21,7 @@ KINDS = {
     "longtail": longtail.run,
     "oracle": answers.oracle,
     "policy": adaptive.policy,
+    "retrieval": retrieval.run,
     "spectrum": spectrum.run,
     "superclass": superclass.run,
     "trends": answers.trends,

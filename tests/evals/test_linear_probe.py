@@ -5,9 +5,10 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mrl_jax.evals import linear_probe, lockstep, logistic, ridge, sgd_probe, streams
+from mrl_jax.evals import baselines, linear_probe, lockstep, logistic, projections, ridge, sgd_probe, streams
 from mrl_jax.evals.linear_heads import Heads, accuracy
 from mrl_jax.evals.moments import accumulate
+from mrl_jax.evals.problem import make_problem, projection
 from mrl_jax.evals.streams import Stream
 
 DIMS, CLASSES = (2, 5, 12), 4
@@ -34,7 +35,7 @@ def data():
 
 @pytest.fixture
 def problem(data):
-    return linear_probe.make_problem(*data, CLASSES, DIMS)
+    return make_problem(*data, CLASSES, DIMS)
 
 
 def onehot(labels):
@@ -117,9 +118,9 @@ def test_several_labels_per_row(data):
     heads = ridge.solve(accumulate(Stream(z, both), CLASSES), DIMS, 1.0)
     reference = Ridge(alpha=1.0).fit(z.astype(np.float64), targets)
     np.testing.assert_allclose(heads.kernels[-1], reference.coef_.T, rtol=1e-3, atol=1e-5)
-    problem = linear_probe.make_problem((z, both), (z_test, labels_test), CLASSES, DIMS)
+    problem = make_problem((z, both), (z_test, labels_test), CLASSES, DIMS)
     with pytest.raises(ValueError, match=r"several classes per row: 'logistic' needs one; use the ridge probe"):
-        linear_probe.probe(problem, ["ridge", "logistic"])
+        baselines.probe(problem, ["ridge", "logistic"])
 
 
 def test_accuracy_counts_any_label_and_leaves_unlabelled_rows_out():
@@ -135,18 +136,19 @@ def test_baselines_equal_the_same_ridge_on_transformed_features(problem, data):
     (z, labels), _ = data
     whole = problem.fit_moments + problem.held_moments
     chosen = np.random.default_rng(7).permutation(12)[:5]
-    heads = ridge.solve(whole.projected(linear_probe.random_features(whole, 7)), (5,), 1.0)
+    drawn = projections.random_features(problem._replace(seed=7))[0].matrix
+    heads = ridge.solve(whole.projected(drawn), (5,), 1.0)
     reference = Ridge(alpha=1.0).fit(z[:, chosen].astype(np.float64), onehot(labels))
     np.testing.assert_allclose(heads.kernels[0], reference.coef_.T, rtol=1e-3, atol=1e-5)
-    heads = ridge.solve(whole.projected(linear_probe.principal_components(whole, 0)), (5,), 1.0)
+    heads = ridge.solve(whole.projected(projections.principal_components(problem)[0].matrix), (5,), 1.0)
     components = PCA(5, svd_solver="full").fit(z.astype(np.float64))
     reference = Ridge(alpha=1.0).fit(components.transform(z), onehot(labels))
     np.testing.assert_allclose(np.abs(heads.kernels[0]), np.abs(reference.coef_.T), rtol=1e-2, atol=1e-4)
 
 
 def test_projected_streams_see_what_the_moments_say(problem):
-    matrix = linear_probe.random_projection(problem.fit_moments, 3)
-    projected = problem.held.projected(linear_probe._projection(matrix))
+    matrix = projections.random_projection(problem._replace(seed=3))[0].matrix
+    projected = problem.held.projected(projection(matrix))
     found = accumulate(projected, CLASSES, np.zeros(12))
     np.testing.assert_allclose(found.mean_z, problem.held_moments.mean_z @ matrix, rtol=1e-4, atol=1e-5)
 
@@ -221,7 +223,7 @@ def test_sgd_comes_near_the_optimum_and_repeats_itself(problem, data, monkeypatc
 def test_minibatches_are_epochs_without_repetition(data):
     (z, labels), _ = data
     index = np.arange(0, 600, 2)
-    batches = list(sgd_probe._minibatches(Stream(z, labels, index), sgd_probe.Schedule(50, 12), 0))
+    batches = list(sgd_probe.minibatches(Stream(z, labels, index), sgd_probe.Schedule(50, 12), 0))
     assert len(batches) == 12
     for epoch in (batches[:6], batches[6:]):
         seen = np.concatenate([b[0] for b in epoch])
@@ -234,8 +236,8 @@ def test_features_that_never_change_are_no_obstacle(data):
     (z, labels), (z_test, labels_test) = data
     z, z_test = z.copy(), z_test.copy()
     z[:, [1, 7]], z_test[:, [1, 7]] = 3.0, 3.0
-    problem = linear_probe.make_problem((z, labels), (z_test, labels_test), CLASSES, DIMS)
-    values, _ = linear_probe.probe(problem, ["ridge", "pca"])
+    problem = make_problem((z, labels), (z_test, labels_test), CLASSES, DIMS)
+    values, _ = baselines.probe(problem, ["ridge", "pca"])
     assert min(values.values()) > 0.3
     whole = problem.fit_moments + problem.held_moments
     fitted, _ = logistic.fit(problem.whole, whole, DIMS, [1e-3] * 3)
@@ -253,13 +255,13 @@ def test_features_that_never_change_are_no_obstacle(data):
 )
 def test_bad_features_are_one_clear_error(data, change, message):
     with pytest.raises(ValueError, match=message):
-        linear_probe.make_problem(change(*data[0]), data[1], CLASSES, DIMS)
+        make_problem(change(*data[0]), data[1], CLASSES, DIMS)
 
 
 def test_constant_features_and_unknown_methods(data):
     (z, labels), _ = data
-    problem = linear_probe.make_problem((np.ones_like(z), labels), (z, labels), CLASSES, DIMS)
+    problem = make_problem((np.ones_like(z), labels), (z, labels), CLASSES, DIMS)
     with pytest.raises(ValueError, match="nothing to probe"):
         linear_probe.by_ridge(problem)
     with pytest.raises(ValueError, match="did you mean 'logistic'"):
-        linear_probe.probe(problem, ["logistics"])
+        baselines.probe(problem, ["logistics"])

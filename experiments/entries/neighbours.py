@@ -1,0 +1,44 @@
+"""1-NN of ViTs pretrained on much more data (Table 4)."""
+
+from experiments.entries.settings import JFT
+from experiments.entry import Column, Ours, Published, Table, dims
+
+_OURS = {"JFT-ViT-MRL": "mrl", "JFT-ViT-MRL-E": "mrl_e", "JFT-ViT (random features)": "ff_full"}
+_METHOD = {"mrl": "knn", "mrl_e": "knn", "ff_full": "random_features_knn"}
+_DIMS = "12,24,48,96,192,384,768"
+
+
+def _column(name: str) -> Column:
+    run = _OURS.get(name)
+    ours = Ours(run, "imagenet_knn", dims(f"{_METHOD[run]}_top1")) if run else None
+    return Column(name, "1-NN top-1 %", Published("Table 4 / Fig 4", "top1_1nn_%", name), ours)
+
+
+def _measure(run: str, method: str) -> tuple[str, str]:
+    embed = (
+        f"python -m mrl_jax.embed --workdir={{runs}}/{run} --dataset={{test}} --split={{train_split}},{{test_split}} "
+        f"--out={{runs}}/{run}/features/imagenet --data_dir={{data}}"
+    )
+    probe = (
+        f"python -m mrl_jax.probe --train={{runs}}/{run}/features/imagenet/{{train_split}} "
+        f"--test={{runs}}/{run}/features/imagenet/{{test_split}} --out={{runs}}/{run} --name=imagenet_knn "
+        f"--methods={method}"
+    )
+    return embed, probe
+
+
+TABLES = {
+    "table4": Table(
+        title="Table 4, Figure 4: 1-NN of ViT-B/16 pretrained on JFT-300M or ALIGN",
+        setting=JFT,
+        row="dim",
+        columns=tuple(_column(name) for name in (*_OURS, "ALIGN-MRL", "ALIGN (random features)")),
+        train=("jft_mrl", "jft_mrl_e", "jft_ff"),
+        measure=(
+            *_measure("jft_mrl", "knn"),
+            *_measure("jft_mrl_e", "knn"),
+            *_measure("jft_ff", "random_features_knn"),
+        ),
+        note="JFT-300M and ALIGN are not public; image-text pretraining is not part of this package.",
+    ),
+}

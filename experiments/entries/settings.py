@@ -1,0 +1,15 @@
+"""The settings that several tables share."""
+
+from experiments.entry import Setting
+from experiments.training import IMAGENET
+
+RESNET50 = {"name": "resnet", "variant": "50", "stem": "imagenet", "blurpool": True}
+R50 = Setting("ResNet-50 on ImageNet-1K, 40 epochs; 224 px centre crop, no flips at test", IMAGENET, RESNET50)
+R50_FLIPS = Setting("ResNet-50 on ImageNet-1K, 40 epochs; flips averaged at test (ours: none)", IMAGENET, RESNET50)
+JFT = Setting(
+    "ViT-B/16 on JFT-300M; ImageNet-1K training images as database, validation images as queries",
+    "array_record:jft",
+    {"name": "vit", "variant": "B/16"},
+    IMAGENET,
+)
+NO_SLIM = "Slim. Net has no column of ours: slimmable backbones are not trained here yet."

@@ -1,0 +1,142 @@
+"""`published | ours | difference` as text, Markdown or JSON, the data set and the model of both named."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import measured, published
+from experiments.entry import Column, Table
+from experiments.measured import Run, Value
+from experiments.published import Number
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """A column with its numbers by row, and why there is no difference, if there is none."""
+
+    column: Column
+    published: Mapping[str, Number]
+    ours: Mapping[str, Value]
+    reasons: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """All rows: those of dims in their order, any others as they are published, then ours."""
+        found = list(dict.fromkeys([*self.published, *self.ours]))
+        return sorted(found, key=int) if all(row.isdecimal() for row in found) else found
+
+    def difference(self, row: str) -> float | None:
+        """Ours less the published number, where the two are of one model and data set."""
+        if self.reasons or row not in self.published or row not in self.ours:
+            return None
+        return self.ours[row].mean - self.published[row].value
+
+
+def fill(table: Table, runs: Sequence[Run]) -> list[Filled]:
+    """The columns of a table that have any number.
+
+    Raises:
+      ValueError: as `measured.column`.
+    """
+    found = []
+    for column in table.columns:
+        ours = measured.column(runs, column.ours)
+        own = {run.path: run for value in ours.values() for run in value.runs}.values()
+        reasons = {reason for run in own for reason in measured.differs(run, column.ours.evaluator, table.setting)}
+        found.append(Filled(column, published.column(column.published), ours, tuple(sorted(reasons))))
+    return [filled for filled in found if filled.published or filled.ours]
+
+
+def text(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
+    """For a terminal."""
+    lines = [table.title, *_header(table, runs), ""]
+    for each in filled:
+        lines.append(f"{each.column.name}, {each.column.unit}")
+        width = max([len(table.row), *map(len, each.rows)])
+        lines.append(f"  {table.row:>{width}} | published | ours           | difference")
+        for row, cells in _cells(each):
+            lines.append(f"  {row:>{width}} | {cells[0]:>9} | {cells[1]:<14} | {cells[2]:>10}".rstrip())
+        lines += [*(f"  {line}" for line in _why(each)), ""]
+    return "\n".join(lines)
+
+
+def markdown(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
+    """For a document."""
+    lines = [f"## {table.title}", "", *(f"- {line}" for line in _header(table, runs)), ""]
+    for each in filled:
+        lines += [f"**{each.column.name}**, {each.column.unit}", ""]
+        lines += [f"| {table.row} | published | ours | difference |", "|---|---|---|---|"]
+        lines += [f"| {row} | {' | '.join(cells)} |" for row, cells in _cells(each)]
+        lines += ["", *_why(each), ""]
+    return "\n".join(lines)
+
+
+def as_json(name: str, table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
+    """For a program: every number with where it comes from."""
+    columns = [
+        {
+            "method": each.column.name,
+            "unit": each.column.unit,
+            "comparable": bool(each.ours) and not each.reasons,
+            "why_not": list(each.reasons),
+            "rows": [_row(each, row) for row in each.rows],
+        }
+        for each in filled
+    ]
+    paper = {"text": table.setting.text, "dataset": table.setting.dataset, "model": dict(table.setting.model)}
+    record: dict[str, Any] = {"table": name, "title": table.title, "row": table.row, "published": paper}
+    record |= {"ours": [run.describe() for run in runs], "note": table.note, "columns": columns}
+    return json.dumps(record, indent=1)
+
+
+def _row(each: Filled, row: str) -> dict[str, Any]:
+    theirs, ours = each.published.get(row), each.ours.get(row)
+    return {
+        "row": row,
+        "published": theirs.value if theirs else None,
+        "source": theirs.source if theirs else None,
+        "ours": ours.mean if ours else None,
+        "std": ours.std if ours else None,
+        "workdirs": [run.path for run in ours.runs] if ours else [],
+        "difference": each.difference(row),
+    }
+
+
+def _header(table: Table, runs: Sequence[Run]) -> list[str]:
+    model = " ".join(str(value) for value in table.setting.model.values() if not isinstance(value, bool))
+    lines = [f"published: {table.setting.text} [model {model}, data {table.setting.dataset}]"]
+    for run in runs:
+        d = run.describe()
+        weights = f", weights {d['weights']}" if len(set(d["weights"])) > 1 else ""
+        lines.append(
+            f"ours: {' '.join(d['model'].values())} on {d['dataset']}, head {d['head']}, dims {d['dims']}{weights}, "
+            f"{d['steps']} steps of {d['batch_size']}, seed {d['seed']} [{d['workdir']}]"
+        )
+    if not runs:
+        lines.append("ours: none (name runs with --workdir; --commands prints what makes them)")
+    if runs and table.row == "dim":
+        lines.append("~ after a number of ours: the run was not trained at that dim.")
+    return [*lines, table.note] if table.note else lines
+
+
+def _cells(each: Filled) -> list[tuple[str, tuple[str, str, str]]]:
+    rows = []
+    for row in each.rows:
+        theirs, ours, difference = each.published.get(row), each.ours.get(row), each.difference(row)
+        spread = f" ± {ours.std:.2f}" if ours and ours.std is not None else ""
+        by_dim = bool(ours) and each.column.ours.row == "{dim}"
+        untrained = by_dim and int(row) not in ours.runs[0].config["nesting"]["dims"]
+        cells = (
+            f"{theirs.value:.2f}" if theirs else "",
+            f"{ours.mean:.2f}{spread}{' ~' if untrained else ''}" if ours else "",
+            f"{difference:+.2f}" if difference is not None else "",
+        )
+        rows.append((row, cells))
+    return rows
+
+
+def _why(each: Filled) -> list[str]:
+    if not each.reasons or not each.published:
+        return []
+    return [f"No differences: not the paper's setting ({'; '.join(each.reasons)})."]

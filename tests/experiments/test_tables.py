@@ -1,0 +1,204 @@
+"""The paper's tables: every published number has a source, every command is ours, no difference that means nothing."""
+
+import dataclasses
+import importlib.util
+import json
+import shlex
+
+import command
+import ml_collections
+import pytest
+import tiny
+
+from experiments import measured, printing, published, recognise, tables, training
+from experiments.entries import TABLES
+from experiments.entry import Column, Ours, Published, Setting, Table, dims
+from mrl_jax import config as configs
+from mrl_jax import results, writers
+from mrl_jax.nesting import Nesting
+
+TOP1 = Published("Table 1 / Fig 2", "top1_%", "MRL")
+KNN = Column("MRL", "top-1 %", TOP1, Ours("mrl", "knn", dims("top1")))
+
+
+def run(path, values=None, evaluator="knn", details=None, **overrides):
+    """The folder of a run with these results."""
+    config = tiny.config(**overrides)
+    writers.write_json(path / "config.json", configs.to_json(config))
+    nesting = Nesting(tuple(config.nesting.dims))
+    found = {evaluator: values or {"top1@8": 0.5}}
+    results.write(
+        path, found, step=1, nesting=nesting, head="mrl", command="x", details=details and {evaluator: details}
+    )
+    return measured.load(str(path))
+
+
+def table(column, setting):
+    return Table("Table 0", setting, "dim", (column,), ("mrl",), ())
+
+
+def matching(loaded):
+    """The setting that a run is of."""
+    return Setting("ours", loaded.config["data"]["name"], {"name": "vit", "variant": "mu/8"})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_column_that_names_published_numbers_has_them_with_a_source(name):
+    filled = printing.fill(TABLES[name], [])
+    assert filled or name == "table30"
+    for each in filled:
+        assert all(number.source for number in each.published.values())
+        assert all(each.difference(row) is None for row in each.rows)
+
+
+@pytest.mark.parametrize("scale", training.SCALES)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
+    try:
+        lines = tables.lines(TABLES[name], scale, "R", "D", 3)
+    except ValueError as error:
+        assert "take --scale=paper" in str(error)  # noqa: PT017  (some tables are of the paper's scale only)
+        return
+    trained = set()
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:2] == ["python", "-m"]
+        assert "{" not in line
+        arguments = dict(word.removeprefix("--").split("=", 1) for word in words[3:] if word.startswith("--"))
+        if words[2] == "mrl_jax.train":
+            load_config(arguments)
+            trained.add(arguments["workdir"])
+            assert arguments["config.seed"] == "3"
+        elif "workdir" in arguments:
+            assert arguments["workdir"] in trained
+
+
+def load_config(arguments):
+    """The config of a training command, its overrides checked."""
+    path, _, mode = arguments["config"].partition(":")
+    spec = importlib.util.spec_from_file_location("loaded", command.ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = ml_collections.ConfigDict(configs.to_json(module.get_config(mode)))
+    for name, _ in ((n, v) for n, v in arguments.items() if n.startswith("config.")):
+        node = config
+        for part in name.split(".")[1:]:
+            node = node[part]
+    return config
+
+
+def test_runs_are_told_by_their_configs():
+    def fits(**overrides):
+        config = configs.to_json(tiny.config(**overrides))
+        return {name for name, is_one in recognise.RUNS.items() if is_one(config)}
+
+    assert fits(nesting__dims=(8, 16, 32)) == {"mrl", "equal"}
+    assert fits(nesting__dims=(8, 16, 32), nesting__weights=(2.0, 1.0, 1.0)) == {"mrl", "8boost"}
+    assert fits(nesting__dims=(8, 16, 32), nesting__weights=(2.0, 1.5, 1.0)) == {"mrl", "8+16boost"}
+    assert fits() == {"mrl", "smallest=4"}
+    assert fits(nesting__dims=(8, 20, 32)) == {"mrl", "uniform"}
+    assert fits(head="mrl_e") == {"mrl_e"}
+    assert fits(head="ff", nesting__dims=(8,)) == {"ff"}
+    width = recognise.full_dim(configs.to_json(tiny.config()))
+    assert fits(head="ff", nesting__dims=(width,)) == {"ff", "ff_full"}
+    assert fits(init__path="x", optim__freeze="^backbone/") == {"fc"}
+
+
+def test_a_difference_needs_the_papers_model_and_data(tmp_path):
+    loaded = run(tmp_path, {"top1@8": 0.5, "top1@9": 0.25})
+    setting = matching(loaded)
+    (same,) = printing.fill(table(KNN, setting), [loaded])
+    assert same.difference("8") == pytest.approx(50 - 66.63)
+    assert same.difference("9") is None
+    for other, reason in (
+        (Setting("x", "tfds:imagenet2012", setting.model), "the data are 'synthetic"),
+        (Setting("x", setting.dataset, {"variant": "B/16"}), "model.variant is 'mu/8', not 'B/16'"),
+        (Setting("x", setting.dataset, {"blurpool": True}), "model.blurpool is None, not True"),
+        (Setting("x", setting.dataset, setting.model, "tfds:imagenet_v2"), "it was tested on 'synthetic"),
+    ):
+        (filled,) = printing.fill(table(KNN, other), [loaded])
+        assert all(filled.difference(row) is None for row in filled.rows)
+        assert reason in "".join(filled.reasons)
+        shown = printing.text(table(KNN, other), [filled], [loaded])
+        assert "No differences" in shown
+        assert f"ours: vit mu/8 on {setting.dataset}" in shown
+        assert not any("-16.63" in line for line in shown.splitlines())
+
+
+def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
+    loaded = run(tmp_path, details={"test": {"dataset": {"name": "tfds:imagenet_v2"}}})
+    assert measured.tested_on(loaded, "knn") == "tfds:imagenet_v2"
+    assert measured.tested_on(run(tmp_path / "b", details={"test": {}}), "knn") == "unnamed features"
+
+
+def test_seeds_are_averaged_and_nothing_else_is(tmp_path):
+    loaded = [run(tmp_path / str(s), {"top1@8": 0.5 + 0.1 * s}, seed=s) for s in range(3)]
+    (filled,) = printing.fill(table(KNN, matching(loaded[0])), loaded)
+    assert filled.ours["8"].mean == pytest.approx(60)
+    assert filled.ours["8"].std == pytest.approx(10)
+    with pytest.raises(ValueError, match="runs of the same seed"):
+        printing.fill(table(KNN, matching(loaded[0])), [loaded[0], loaded[0]])
+    other = run(tmp_path / "other", optim__lr=0.5)
+    with pytest.raises(ValueError, match=r"differ in \['optim.lr'\]"):
+        printing.fill(table(KNN, matching(loaded[0])), [*loaded, other])
+
+
+def test_a_fixed_feature_run_counts_at_its_own_dim_only(tmp_path):
+    loaded = [
+        run(tmp_path / str(m), {"top1@8": 0.1 + m / 100, "top1@16": 0.7}, head="ff", nesting__dims=(m,))
+        for m in (8, 16)
+    ]
+    found = measured.column(loaded, Ours("ff", "knn", dims("top1")))
+    assert {row: value.mean for row, value in found.items()} == {"8": pytest.approx(18), "16": pytest.approx(70)}
+
+
+def test_numbers_among_the_details_are_found_by_path(tmp_path):
+    details = {"caps": [16, 32], "expected_dim": {"final": {"mean": [9.5, 12.0]}}, "oracle": 0.75}
+    loaded = [run(tmp_path, evaluator="adaptive", details=details)]
+    curve = Ours("mrl", "adaptive", row="max={dim}", scale=1.0, details="expected_dim/final/mean", of="caps")
+    assert {r: v.mean for r, v in measured.column(loaded, curve).items()} == {"max=16": 9.5, "max=32": 12.0}
+    assert measured.column(loaded, Ours("mrl", "adaptive", row="all", details="oracle"))["all"].mean == 75
+    assert measured.column(loaded, Ours("mrl", "adaptive", row="all", details="missing/x")) == {}
+
+
+def test_json_and_markdown_say_the_same(tmp_path):
+    loaded = run(tmp_path)
+    own = table(KNN, matching(loaded))
+    filled = printing.fill(own, [loaded])
+    record = json.loads(printing.as_json("table0", own, filled, [loaded]))
+    assert record["columns"][0]["rows"][0]["difference"] == pytest.approx(50 - 66.63)
+    assert record["ours"][0]["dataset"] == loaded.config["data"]["name"]
+    assert "| 8 | 66.63 | 50.00 | -16.63 |" in printing.markdown(own, filled, [loaded])
+
+
+def test_mistakes_in_names_are_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no config"):
+        measured.load(str(tmp_path))
+    with pytest.raises(ValueError, match="has no numbers of"):
+        published.column(Published("Table 1 / Fig 2", "top1_%", "MLR"))
+    with pytest.raises(ValueError, match="two numbers"):
+        published.column(Published("Table 26", "top1_%", "MRL-finetune"))
+
+
+@pytest.mark.slow
+def test_a_table_runs_in_debug(tmp_path):
+    """One of its three models: the others are told apart by a word of the mode."""
+    whole = TABLES["table4"]
+    part = dataclasses.replace(whole, train=("jft_mrl",), measure=whole.measure[:2])
+    folders = tables.run(part, "table4", str(tmp_path), str(tmp_path), 0, "debug")
+    assert folders == [f"{tmp_path}/jft_mrl"]
+    loaded = [measured.load(folder) for folder in folders]
+    shown = printing.text(part, printing.fill(part, loaded), loaded)
+    assert "ours: vit Ti/16 on synthetic" in shown
+    assert shown.count("No differences") == 1
+    with pytest.raises(RuntimeError, match="this command failed, and the rest was not run"):
+        tables.run(
+            dataclasses.replace(part, measure=("python -m mrl_jax.nothing",)), "x", str(tmp_path), ".", 0, "debug"
+        )
+
+
+@pytest.mark.slow
+def test_mistakes_of_the_command_are_one_line():
+    failed = command.finish(command.start("experiments.tables", "table4", "--workdir=nowhere"), expect=1)
+    assert failed == "error: --workdir=nowhere holds no config.json: name the folder of a trained run\n"
+    assert "table29" in command.finish(command.start("experiments.tables"))
