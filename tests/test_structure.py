@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "study", "train"}
+COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "search", "study", "train"}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -25,7 +25,8 @@ ALLOWED = {
     "losses": FOUNDATION,
     "models": FOUNDATION,
     "data": FOUNDATION,
-    "evals": FOUNDATION | {"losses"},
+    "indexes": FOUNDATION | {"writers"},
+    "evals": FOUNDATION | {"indexes", "losses"},
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
     "mixing": FOUNDATION,
@@ -88,7 +89,7 @@ def test_nothing_imports_configs_or_experiments():
 def test_each_outside_library_has_its_one_door():
     doors = {"flax": {"models"}, "orbax": {"checkpoints"}, "grain": {"data"}, "optax": {"optim", "step", "parts"}}
     doors |= {"tensorflow_datasets": {"data"}, "array_record": {"data"}, "matplotlib": {"results"}}
-    doors |= {"safetensors": {"weights"}}
+    doors |= {"safetensors": {"weights"}, "faiss": {"indexes"}}
     doors |= {"apache_beam": {"data"}, "pyarrow": {"data"}}
     for path in modules():
         for module in imports(path):
