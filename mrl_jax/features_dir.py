@@ -53,7 +53,7 @@ class Features(NamedTuple):
     """Features and labels, memory-mapped and read-only, and what is known of them."""
 
     z: np.ndarray  # (N, D) float
-    labels: np.ndarray  # (N,) int, or (N, L) int padded with -1
+    labels: np.ndarray  # (N,) int, or (N, L) int padded with -1; None where `open_vectors` found none
     info: Info
 
 
@@ -80,6 +80,25 @@ def open_features(path: os.PathLike | str, labels: os.PathLike | str | None = No
     if labels is None and path.suffix != ".safetensors":
         raise ValueError(f"{path} comes without labels: write {path},LABELS.npy")
     return _pair(path, pathlib.Path(labels or path))
+
+
+def open_vectors(path: os.PathLike | str) -> Features:
+    """As `open_features`, but a `.npy` file of features may come alone: its labels are None.
+
+    Raises:
+      FileNotFoundError: where there is no such thing.
+      ValueError: where it is not features.
+    """
+    if not str(path).endswith(".npy") or ("," in str(path) and not os.path.exists(path)):
+        return open_features(path)
+    z = _read(pathlib.Path(path), "features")
+    _check_features(pathlib.Path(path), z)
+    return Features(z, None, Info(0))
+
+
+def _check_features(path: pathlib.Path, z: np.ndarray) -> None:
+    if z.ndim != 2 or not z.size or (not np.issubdtype(z.dtype, np.floating) and z.dtype != ml_dtypes.bfloat16):
+        raise ValueError(f"{path}: features are {z.dtype}{z.shape}; they must be floats of shape (N, D)")
 
 
 def _open_directory(path: pathlib.Path, verify: bool) -> Features:
@@ -152,8 +171,7 @@ def block_digest(z: np.ndarray, labels: np.ndarray) -> str:
 
 def _pair(features: pathlib.Path, labels: pathlib.Path, num_classes: int | None = None) -> Features:
     z, y = _read(features, "features"), _read(labels, "labels")
-    if z.ndim != 2 or not z.size or (not np.issubdtype(z.dtype, np.floating) and z.dtype != ml_dtypes.bfloat16):
-        raise ValueError(f"{features}: features are {z.dtype}{z.shape}; they must be floats of shape (N, D)")
+    _check_features(features, z)
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
             f"{labels}: labels are {y.dtype}; they must be integers, since float16 tells few classes apart"

@@ -26,7 +26,7 @@ ALLOWED = {
     "models": FOUNDATION,
     "data": FOUNDATION,
     "indexes": FOUNDATION | {"writers"},
-    "evals": FOUNDATION | {"indexes", "losses"},
+    "evals": FOUNDATION | {"indexes", "losses", "writers"},
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
     "mixing": FOUNDATION,

@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+from command import finish, start
+
+from mrl_jax import features_dir
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    path = tmp_path_factory.mktemp("search")
+    rng = np.random.default_rng(0)
+    gallery = (rng.normal(size=(3000, 32)) / np.arange(1, 33)).astype(np.float16)
+    np.save(path / "g.npy", gallery)
+    np.save(path / "y.npy", np.arange(3000, dtype=np.int32))
+    np.save(path / "q.npy", gallery[100:160])
+    np.save(path / "other.npy", gallery[::-1])
+    np.save(path / "narrow.npy", gallery[:, :16])
+    return path
+
+
+def search(files, *more, expect=0, gallery="g.npy,y.npy"):
+    names = [f"{files}/{name}" for name in gallery.split(",")]
+    arguments = [f"--gallery={','.join(names)}", f"--query={files}/q.npy", f"--index={files}/index", *more]
+    return finish(start("mrl_jax.search", *arguments), expect)
+
+
+@pytest.mark.slow
+def test_plans_once_then_serves(files):
+    output = search(files, "--target=recall=0.9", "--k=5", "--dims=8,16", "--kinds=flat,ivf", "--show=1")
+    assert "exact search at 32 dims" in output
+    assert "query 0: 100 (100), " in output
+    assert {"plan.json", "pareto.png", "answers.json"} <= {p.name for p in (files / "index").iterdir()}
+    before = (files / "index" / "plan.json").read_bytes()
+    output = search(files, "--k=3", "--batch=7", f"--out={files}/a.json")
+    assert "exact search at" not in output
+    record = json.loads((files / "a.json").read_text())
+    assert [row[0] for row in record["neighbors"]] == list(range(100, 160))
+    assert record["labels"] == record["neighbors"]
+    assert len(record["squared_distances"][0]) == 3
+    assert "was planned for another gallery" in search(files, expect=1, gallery="other.npy")
+    assert "has a plan already" in search(files, "--target=recall=0.5", expect=1)
+    assert "they are of two models" in search(files, expect=1, gallery="narrow.npy")
+    assert (files / "index" / "plan.json").read_bytes() == before
+
+
+def test_vectors_without_labels(files):
+    z, labels, info = features_dir.open_vectors(files / "q.npy")
+    assert z.shape == (60, 32)
+    assert labels is None
+    assert info.label_names is None
+    assert features_dir.open_vectors(f"{files}/g.npy,{files}/y.npy").labels[7] == 7
+    with pytest.raises(ValueError, match="must be floats of shape"):
+        features_dir.open_vectors(files / "y.npy")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        features_dir.open_vectors(files / "none.npy")
