@@ -3,7 +3,9 @@
 from setuptools import find_packages, setup
 
 JAX = "jax>=0.10,<0.13"
+FAISS = "faiss-cpu>=1.15,<2"
 TEST = [
+    FAISS,
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "scikit-learn>=1.5,<2",
@@ -49,7 +51,7 @@ setup(
         "beam": ["apache-beam>=2.60,<3"],
         "gpu": [JAX.replace("jax", "jax[cuda12]", 1)],
         "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
-        "retrieval": ["faiss-cpu>=1.9,<2"],
+        "retrieval": [FAISS],
         "text": ["tokenizers>=0.20,<1"],
         "wordnet": ["nltk>=3.8,<4"],
         "log": ["tensorboardX>=2.6,<3", "wandb>=0.18,<1"],
