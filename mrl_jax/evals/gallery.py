@@ -43,7 +43,7 @@ class Gallery:
             squared = np.empty((len(missing), len(self.rows)), np.float32)
             for first in range(0, len(self.rows), BLOCK_ROWS):
                 block = np.asarray(self.rows[first : first + BLOCK_ROWS, : missing[-1]], np.float32)
-                parts = [np.einsum("nd,nd->n", *2 * [block[:, a:b]]) for a, b in zip((0, *missing), missing)]
+                parts = [np.vecdot(block[:, a:b], block[:, a:b]) for a, b in zip((0, *missing), missing)]
                 squared[:, first : first + BLOCK_ROWS] = np.cumsum(parts, axis=0)
             check_finite("gallery", squared[-1])
             for dim, row in zip(missing, squared):
