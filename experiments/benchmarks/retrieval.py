@@ -37,7 +37,7 @@ KINDS = flags.DEFINE_list("kinds", ["flat", "ivf"], "Of index to try.")
 PART = flags.DEFINE_integer(
     "part", 50_000, "Rows for the comparison of graphs, whose one at full dim is slow to build."
 )
-NOISE, K, TURNS = 0.25, 10, 5
+NOISE, K, TURNS = 0.25, 10, 25
 
 
 def make(path: pathlib.Path) -> None:
@@ -174,7 +174,7 @@ def graphs(path: pathlib.Path) -> dict:
             setting = Setting("hnsw", dim, effort, ((length, DIM.value),) if length else ())
             calls[setting.name] = lambda s=setting, i=index: planner.run(s, i, queries, gallery, K)[1]
             value[setting.name] = 100 * float(score(calls[setting.name]()).mean())
-    seconds = turns(calls, TURNS)
+    seconds = turns(calls, 5)
     best = {}
     for dim in (16, DIM.value):
         equal = [n for n in calls if n.startswith(f"hnsw@{dim}(") and value[n] >= truth - 0.1]
