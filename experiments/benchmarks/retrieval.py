@@ -1,7 +1,7 @@
 """Adaptive retrieval against exact search at full dim: 500,000 unit vectors of 2048 features with prefix structure.
 
-python -m experiments.benchmarks.retrieval --data=/tmp/retrieval --out=experiments/results/benchmark_retrieval_cpu.json
-python -m experiments.benchmarks.retrieval --data=/tmp/retrieval --stage=measure --out=...   # again, indexes at hand
+python -m experiments.benchmarks.retrieval --data=DIR --out=experiments/results/benchmark_retrieval_cpu.json
+python -m experiments.benchmarks.retrieval --data=DIR --stage=measure --out=...   # again, indexes at hand
 
 The vectors are cluster centres plus noise, both of decaying spectrum (feature i has the scale 1 / i in
 the centres and NOISE / i around them), so that most of what tells clusters apart stands first; labels are clusters. The
@@ -199,7 +199,9 @@ def main(argv: list[str]) -> None:
         found["adaptive"] = measure(path)
     if STAGE.value in ("all", "hnsw"):
         found["hnsw"] = graphs(path)
-    record = {"command": " ".join(["python", "-m", "experiments.benchmarks.retrieval", *sys.argv[1:]]), **provenance()}
+    command = " ".join(["python", "-m", "experiments.benchmarks.retrieval", *sys.argv[1:]]).replace(DATA.value, "DIR")
+    found = {name: {"command": command, **values} for name, values in found.items()}
+    record = provenance()
     data = {name: flags.FLAGS[name].value for name in ("rows", "dim", "clusters", "queries", "target", "dims", "kinds")}
     record |= {"threads": os.cpu_count(), "data": data | {"noise": NOISE}, **found}
     print(json.dumps(record, indent=1))
