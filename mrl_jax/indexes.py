@@ -174,11 +174,11 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
         raise ValueError(reason)
     faiss = _faiss()
     binary = kind == "binary"
-    lists = 2 ** round(np.log2(min(4 * np.sqrt(rows), max(rows / PER_CENTROID, 1))))
+    lists = 2 ** min(round(np.log2(4 * np.sqrt(rows))), int(np.log2(max(rows / PER_CENTROID, 1))))
     if binary:
         index = faiss.IndexBinaryFlat(dim)
     else:
-        index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=min(lists, rows), half=dim // 2))
+        index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=lists, half=dim // 2))
     if kind == "opq":
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = OPQ_ROUNDS
     if not index.is_trained:

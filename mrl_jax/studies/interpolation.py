@@ -3,9 +3,8 @@
 import numpy as np
 
 from mrl_jax import results
-from mrl_jax.evals import adaptive, analysis, answers
+from mrl_jax.evals import adaptive, analysis, answers, exact
 from mrl_jax.evals.features import dims_of
-from mrl_jax.evals.knn import nearest
 from mrl_jax.studies.subject import Finding, Subject, by_dim, heads_at
 
 
@@ -20,7 +19,7 @@ def run(subject: Subject) -> Finding:
     predicted = answers.decide(test.z, heads_at(subject, dims)).predicted_GxN
     heads = adaptive.correct(predicted, subject.labels).mean(axis=1)
     train_z, test_z = (np.asarray(x.z, np.float32) for x in (subject.pair.train, test))
-    found = subject.train_labels[nearest(test_z, train_z, dims, 1)[:, :, 0]]
+    found = subject.train_labels[exact.search(test_z, train_z, dims, 1)[1][:, :, 0]]
     curves = {"top1": heads, "knn_top1": (found == subject.labels[None]).mean(axis=1)}
     values, gaps, text = {}, {}, []
     for metric, curve in curves.items():
