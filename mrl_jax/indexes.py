@@ -45,7 +45,7 @@ class Kind:
     centroids: int = 0
 
 
-_PROBES, _WALKS = (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256, 512)
+_PROBES, _WALKS = (2, 4, 8, 16, 32, 64, 128, 256), (16, 32, 64, 128, 256, 512)
 KINDS = {
     "flat": Kind("Flat"),
     "flat_panorama": Kind("FlatL2Panorama8_2048", divides=8),
@@ -137,10 +137,9 @@ def set_threads(threads: int) -> None:
 
 def unit(z_NxD: np.ndarray, dim: int) -> np.ndarray:
     """The first `dim` features as float32, scaled to unit norm, a copy; zero rows stay zero."""
-    z = np.array(z_NxD[:, :dim], np.float32, order="C")
-    squared = np.einsum("nd,nd->n", z, z)
-    z /= np.sqrt(np.where(squared > 0, squared, 1.0))[:, None]
-    return z
+    z = np.asarray(z_NxD[:, :dim], np.float32)
+    squared = np.vecdot(z, z)
+    return np.multiply(z, (1 / np.sqrt(np.where(squared > 0, squared, 1.0)))[:, None], order="C")
 
 
 def fingerprint(z_NxD: np.ndarray) -> str:
@@ -175,11 +174,11 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
         raise ValueError(reason)
     faiss = _faiss()
     binary = kind == "binary"
-    lists = 2 ** round(np.log2(min(4 * np.sqrt(rows), max(rows / PER_CENTROID, 1))))
+    lists = 2 ** min(round(np.log2(4 * np.sqrt(rows))), int(np.log2(max(rows / PER_CENTROID, 1))))
     if binary:
         index = faiss.IndexBinaryFlat(dim)
     else:
-        index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=min(lists, rows), half=dim // 2))
+        index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=lists, half=dim // 2))
     if kind == "opq":
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = OPQ_ROUNDS
     if not index.is_trained:

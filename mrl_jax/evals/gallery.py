@@ -1,12 +1,14 @@
 """A gallery that is searched more than once: its rows as they lie, and the norms of their prefixes, computed once."""
 
+import concurrent.futures
 import functools
+import os
 
 import numpy as np
 
 from mrl_jax import indexes
 
-BLOCK_ROWS = 16384
+BLOCK_ROWS = 65536
 
 
 class Gallery:
@@ -43,12 +45,20 @@ class Gallery:
             squared = np.empty((len(missing), len(self.rows)), np.float32)
             for first in range(0, len(self.rows), BLOCK_ROWS):
                 block = np.asarray(self.rows[first : first + BLOCK_ROWS, : missing[-1]], np.float32)
-                parts = [np.einsum("nd,nd->n", *2 * [block[:, a:b]]) for a, b in zip((0, *missing), missing)]
+                parts = [squared_norms(block[:, a:b]) for a, b in zip((0, *missing), missing)]
                 squared[:, first : first + BLOCK_ROWS] = np.cumsum(parts, axis=0)
             check_finite("gallery", squared[-1])
             for dim, row in zip(missing, squared):
                 self._inverse[dim] = np.where(row > 0, 1 / np.sqrt(np.where(row > 0, row, 1)), 0).astype(np.float32)
         return tuple(self._inverse[dim] for dim in dims)
+
+
+def squared_norms(z_NxD: np.ndarray) -> np.ndarray:
+    """Squared L2 norms (N,), by as many threads as there are cores: for many rows it is memory that limits."""
+    step = max(-(-len(z_NxD) // (os.cpu_count() or 1)), 1024)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        parts = pool.map(lambda first: np.vecdot(*2 * [z_NxD[first : first + step]]), range(0, len(z_NxD), step))
+        return np.concatenate(list(parts))
 
 
 def check_finite(name: str, sums_N: np.ndarray, first: int = 0) -> None:

@@ -20,7 +20,8 @@ from mrl_jax.evals.settings import Setting
 
 TARGETS = ("recall", "latency", "mflops", "map_loss")
 DEFAULT_KINDS = ("flat", "ivf", "hnsw", "ivf_pq_fast")
-FINALISTS, ROUNDS, SLACK = 12, 7, 1.6
+FINALISTS, SLACK = 12, 1.6
+ROUNDS, SECONDS = (3, 31), 12  # turns of the finalists: at least, at most, and how long they may take in between
 SATURATED = 5e-4  # of recall that the next effort must add
 
 
@@ -256,7 +257,10 @@ def _finalists(points, target, exact_quality):
 def _measure(points, built, queries_SxD, gallery, k, batch):
     """Runs every point whole, in turns, and notes the median time."""
     times: list[list[float]] = [[] for _ in points]
-    for _ in range(ROUNDS):
+    started, (least, most) = time.perf_counter(), ROUNDS
+    for turn in range(most):
+        if turn >= least and time.perf_counter() - started > SECONDS:
+            break
         for point, found in zip(points, times):
             setting = point.setting
             index, size = built.get((setting.index, setting.dim)), batch or len(queries_SxD)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mrl_jax.evals import retrieval
 
-LENGTHS = (1, 2, 5, 10, 20, 40, 80)  # of shortlists, in multiples of k
+LENGTHS = (2, 5, 10, 20, 50)  # of shortlists, in multiples of k
 FUNNELS = (2, 5)  # how many times shorter the second step of a funnel is
 
 

@@ -16,10 +16,10 @@ K = 5
 @pytest.fixture(scope="module")
 def data():
     """Clusters with prefix structure: gallery, labels, queries, labels."""
-    rng, feature = np.random.default_rng(0), np.arange(1, 65, dtype=np.float32)
-    centres = rng.normal(size=(60, 64)).astype(np.float32) / feature
+    rng, feature = np.random.default_rng(0), np.arange(1, 129, dtype=np.float32)
+    centres = rng.normal(size=(60, 128)).astype(np.float32) / feature
     labels, query_labels = rng.integers(0, 60, 4000), rng.integers(0, 60, 100)
-    draw = lambda y: (rng.normal(size=(len(y), 64)) * 0.4 / feature).astype(np.float32) + centres[y]  # noqa: E731
+    draw = lambda y: (rng.normal(size=(len(y), 128)) * 0.4 / feature).astype(np.float32) + centres[y]  # noqa: E731
     return Gallery(draw(labels)), labels, draw(query_labels), query_labels
 
 
@@ -35,7 +35,7 @@ def found(data):
 
 
 def recall(data, rows):
-    truth = exact.search(data[2], data[0].rows, (64,), K)[1][0]
+    truth = exact.search(data[2], data[0].rows, (128,), K)[1][0]
     return float(settings.recall_of(truth)(rows).mean())
 
 
@@ -79,7 +79,7 @@ def test_precision_by_labels(data):
     gallery, labels, queries, query_labels = data
     found = make(data, "map_loss=1", labels=(query_labels, labels))
     rows = found.search(queries, gallery)[1]
-    whole = exact.search(queries, gallery.rows, (64,), K)[1][0]
+    whole = exact.search(queries, gallery.rows, (128,), K)[1][0]
     values = [retrieval.metrics(labels[r], query_labels, K, np.full(len(r), K))["map_paper"] for r in (rows, whole)]
     assert values[0] == pytest.approx(found.chosen.quality)
     assert values[0] >= values[1] - 0.01
@@ -128,7 +128,7 @@ def test_targets_that_are_none(text):
 def test_wrong_arguments(data):
     with pytest.raises(ValueError, match="did you mean 'ivf'"):
         make(data, "recall=0.9", kinds=("ivff",))
-    with pytest.raises(ValueError, match=r"in 1\.\.64"):
-        make(data, "recall=0.9", dims=(128,))
+    with pytest.raises(ValueError, match=r"in 1\.\.128"):
+        make(data, "recall=0.9", dims=(129,))
     with pytest.raises(ValueError, match="k=4001 neighbours"):
         make(data, "recall=0.9", k=4001)
