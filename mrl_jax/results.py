@@ -250,31 +250,3 @@ def _save(figure: Any, path: pathlib.Path) -> pathlib.Path:
     figure.savefig(unfinished, dpi=150, format="png")
     plt.close(figure)
     return unfinished.replace(path)
-
-
-def plot_tradeoff(
-    path: os.PathLike | str, points: Sequence[Any], front: Sequence[Any], chosen: Any, exact_ms: float, quality: str
-) -> None:
-    """A PNG of quality against time a query: all settings tried, their Pareto front, the chosen one, the exact search.
-
-    Args:
-      path: where to write it.
-      points: what has `ms`, `quality` and `setting.name`.
-      front: those of them that no other beats, fastest first.
-      chosen: one of them.
-      exact_ms: time of the exact search.
-      quality: what quality means, for the axis.
-    """
-    figure, axes = _figure((7.2, 4.6))
-    axes.plot([p.ms for p in points], [p.quality for p in points], ".", color="0.75", markersize=3, label="tried")
-    axes.step([p.ms for p in front], [p.quality for p in front], "o-", where="post", markersize=3, label="Pareto front")
-    axes.plot([chosen.ms], [chosen.quality], "*", color="crimson", markersize=13, label=chosen.setting.name)
-    axes.axvline(exact_ms, color="0.4", linestyle="--", linewidth=1, label="exact search at full dim")
-    axes.set_xscale("log")
-    best = max(p.quality for p in points)
-    axes.set_ylim(max(best - 0.4, 0), best + 0.02)
-    axes.set_xlabel("ms a query")
-    axes.set_ylabel(quality)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    _save(figure, pathlib.Path(path))
