@@ -5,11 +5,11 @@ With evidence e_k >= 0 of class k, alpha_k = e_k + 1 and S the sum of alpha over
 A the expected cross-entropy under Dir(alpha) and u = K / S the uncertainty (Sensoy et al. 2018; TMC, Han et al. 2021).
 
 Let E be the evidence of all classes but y. Then R = h(E) + sum over k != y of f(e_k), where
-    h(E) = lnGamma(K + E) - E psi(K + E) - lnGamma(K),   f(e) = e psi(1 + e) - lnGamma(1 + e),
+    h(E) = lnGamma(K + E) - E psi(K + E) - lnGamma(K) + E,   f(e) = e psi(1 + e) - lnGamma(1 + e) - e,
 and what autodiff would build of four special functions per logit shrinks to one:
-    h'(E) = -E psi'(K + E),   f'(e) = e psi'(1 + e).
+    dR / de_k = e_k psi'(1 + e_k) - E psi'(K + E)   for k != y,   0 for y.
 Both passes see the classes in chunks and keep (B,) sums. lnGamma(K) is 10^6 at K = 10^5, where a float32 is good to
-0.06: differences of large terms are therefore taken by Stirling's series before, not after, they are rounded.
+0.06, and one e_k may be as large: such terms are taken from each other in Stirling's series, before they are rounded.
 """
 
 import math
@@ -127,13 +127,13 @@ def _backward(plan: _Plan, saved, cotangents):
     total = plan.n_classes + own + wrong
     everywhere = to_loss * trigamma(total) - to_uncertainty * plan.n_classes / total**2
     at_label = everywhere - to_loss * trigamma(1 + own)
-    strength = plan.kl_weight * to_loss * wrong * trigamma(plan.n_classes + wrong)
+    strength = _one_minus_trigamma(wrong, plan.n_classes)
 
     def step(grad, tile):
         e_Bxc, slope = _evidence(plan, tile.cut(logits))
-        elsewhere = (everywhere - strength)[:, None]
+        elsewhere = everywhere[:, None]
         if plan.kl_weight:
-            elsewhere += plan.kl_weight * to_loss[:, None] * e_Bxc * trigamma(1 + e_Bxc)
+            elsewhere += plan.kl_weight * to_loss[:, None] * (strength[:, None] - _one_minus_trigamma(e_Bxc, 1))
         chosen = jnp.where(_is_label(labels, tile), at_label[:, None], elsewhere) * slope
         return chosen.astype(grad.dtype) if plan.chunk == plan.n_classes else tile.put(grad, chosen)
 
@@ -168,24 +168,35 @@ def trigamma(x: jax.Array) -> jax.Array:
     return near + r * (1 + r * (0.5 + r * (1 / 6 - r * r * (1 / 30 - r * r / 42))))
 
 
+def _one_minus_trigamma(e: jax.Array, k: int) -> jax.Array:
+    """1 - e psi'(k + e), exact also where the product is all but 1."""
+    t = jnp.maximum(k + e, _LARGE)
+    series = k / t - e * (1 / (2 * t**2) + 1 / (6 * t**3) - 1 / (30 * t**5))
+    return jnp.where(k + e < _LARGE, 1 - e * trigamma(k + e), series)
+
+
 def _wrong_term(e: jax.Array) -> jax.Array:
-    """f(e) = e psi(1 + e) - lnGamma(1 + e); by its power series where the two nearly cancel."""
-    small = jnp.minimum(e, 1 / 16)
+    """f(e) = e psi(1 + e) - lnGamma(1 + e) - e: a power series, the functions themselves, the asymptotic series."""
     zeta = (1.6449340668, 1.2020569032, 1.0823232337, 1.0369277551, 1.0173430620, 1.0083492774)
-    series = jnp.zeros_like(e)
+    small, middle, large = jnp.minimum(e, 1 / 16), jnp.clip(e, 1 / 16, _LARGE), jnp.maximum(e, _LARGE)
+    power = jnp.zeros_like(e)
     for k, value in reversed(list(enumerate(zeta, 2))):
-        series = (-1) ** k * value * (1 - 1 / k) + small * series
-    return jnp.where(e < 1 / 16, series * small * small, e * digamma(1 + e) - gammaln(1 + e))
+        power = (-1) ** k * value * (1 - 1 / k) + small * power
+    functions = middle * digamma(1 + middle) - gammaln(1 + middle) - middle
+    asymptotic = 0.5 - 0.5 * jnp.log(2 * math.pi * large) - 1 / (6 * large) + 1 / (90 * large**3)
+    return jnp.where(e < 1 / 16, power * small**2 - small, jnp.where(e < _LARGE, functions, asymptotic))
 
 
 def _strength_term(wrong: jax.Array, n_classes: int) -> jax.Array:
-    """h(E) = lnGamma(K + E) - E psi(K + E) - lnGamma(K)."""
+    """h(E) = lnGamma(K + E) - E psi(K + E) - lnGamma(K) + E."""
     k, total = n_classes, n_classes + wrong
-    if k < _LARGE:
-        return gammaln(total) - wrong * digamma(total) - math.lgamma(k)
-    ends = 1 / (12 * total) - 1 / (12 * k) - 1 / (360 * total**3) + 1 / (360 * k**3)
-    slope = 1 / (2 * total) + 1 / (12 * total**2) - 1 / (120 * total**4)
-    return (k - 0.5) * jnp.log1p(wrong / k) - wrong + ends + wrong * slope
+    t = jnp.maximum(total, _LARGE)
+    rest = wrong * (1 / (2 * t) + 1 / (12 * t**2) - 1 / (120 * t**4)) + 1 / (12 * t) - 1 / (360 * t**3)
+    if k >= _LARGE:
+        return (k - 0.5) * jnp.log1p(wrong / k) - 1 / (12 * k) + 1 / (360 * k**3) + rest
+    series = (k - 0.5) * jnp.log(t) - k + 0.5 * math.log(2 * math.pi) - math.lgamma(k) + rest
+    few = jnp.minimum(wrong, _LARGE)
+    return jnp.where(total < _LARGE, gammaln(k + few) - few * digamma(k + few) - math.lgamma(k) + few, series)
 
 
 def _digamma_difference(x: jax.Array, step: jax.Array) -> jax.Array:
