@@ -185,10 +185,11 @@ def _turns(m: int, key: jax.Array | None, order: Any, mode: str) -> jax.Array:
         return jax.vmap(lambda k: jax.random.permutation(k, m))(jax.random.split(key, m))
     if key is not None:
         raise ValueError("give a key or an order, not both")
-    turns = np.broadcast_to(np.asarray(order), (m, m)) if np.shape(order) in ((m,), (m, m)) else np.empty((0, 0))
-    if turns.shape != (m, m) or (np.sort(turns, axis=1) != np.arange(m)).any():
+    shaped = np.shape(order) in ((m,), (m, m))
+    known = shaped and not isinstance(order, jax.core.Tracer)
+    if not shaped or (known and (np.sort(np.asarray(order)) != np.arange(m)).any()):
         raise ValueError(f"order={order} must be a permutation of 0..{m - 1}, or {m} of them, one per gradient")
-    return jnp.asarray(turns)
+    return jnp.broadcast_to(jnp.asarray(order), (m, m))
 
 
 def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array, jax.Array]:
@@ -203,7 +204,7 @@ def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array
     g = jnp.stack([leaf[k].astype(jnp.float32) for k in present])
     products = [_products(g, g)]
     if overlap:
-        products = [_products(g * _mask(leaf, boxes, i), g) for i in range(m)]
+        products = [_products(g * _mask(leaf, boxes, i)[None], g) for i in range(m)]
     at = np.ix_(present, present)
     gram = jnp.stack([jnp.zeros((m, m)).at[at].set(p) for p in products])
     if boxes is not None:

