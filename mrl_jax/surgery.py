@@ -200,13 +200,9 @@ def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array
     m = len(leaf)
     if all(x is None for x in leaf):
         return jnp.zeros((m if overlap else 1, m, m)), jnp.zeros((), bool)
-    present = [k for k in range(m) if leaf[k] is not None]
-    g = jnp.stack([leaf[k].astype(jnp.float32) for k in present])
-    products = [_products(g, g)]
-    if overlap:
-        products = [_products(g * _mask(leaf, boxes, i)[None], g) for i in range(m)]
-    at = np.ix_(present, present)
-    gram = jnp.stack([jnp.zeros((m, m)).at[at].set(p) for p in products])
+    x = [None if g is None else g.astype(jnp.float32) for g in leaf]
+    within = [[None if g is None else g * _mask(leaf, boxes, i) for g in x] for i in range(m)] if overlap else [x]
+    gram = jnp.stack([_products(part, x) for part in within])
     if boxes is not None:
         return gram, jnp.asarray(sum(b is not None for b in boxes) > 1)
     # A gradient that is not a number is there all the same.
@@ -214,9 +210,19 @@ def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array
     return gram, (squares != 0).sum() > 1
 
 
-def _products(x: jax.Array, y: jax.Array) -> jax.Array:
-    axes = tuple(range(1, x.ndim))
-    return jax.lax.dot_general(x, y, ((axes, axes), ((), ())), precision="highest")
+def _products(x: list, y: list) -> jax.Array:
+    """Inner products (m, m) of two lists of which each pair is symmetric; 0 with None.
+
+    Pair by pair: the compiler fuses product and sum, where a matrix product would need the arrays copied into one.
+    """
+    pairs = {
+        (i, j): 0.0 if x[i] is None or y[j] is None else jnp.sum(x[i] * y[j])
+        for i in range(len(x))
+        for j in range(i + 1)
+    }
+    return jnp.stack(
+        [jnp.stack([jnp.asarray(pairs[max(i, j), min(i, j)]) for j in range(len(x))]) for i in range(len(x))]
+    )
 
 
 def _mask(leaf: list, boxes: list | None, i: int) -> jax.Array:
