@@ -30,6 +30,7 @@ ALLOWED = {
     "optim": FOUNDATION,
     "sharding": FOUNDATION,
     "mixing": FOUNDATION,
+    "surgery": {"choices"},
     "config": FOUNDATION,
     "objectives": FOUNDATION | {"losses"},
     "step": FOUNDATION | {"accumulate", "losses"},

@@ -1,8 +1,22 @@
-"""Nested losses: each passes once over the features and returns every dim's value."""
+"""Losses: nested ones, which return every dim's value from one pass over the features, and those of given logits."""
 
 from mrl_jax.losses.binary import nested_binary
+from mrl_jax.losses.evidential import evidential, priorities
+from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy
 from mrl_jax.losses.mixed import add_second_label
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
 from mrl_jax.losses.types import NestedLoss
 
-__all__ = ["NestedLoss", "add_second_label", "nested_binary", "nested_softmax", "nested_softmax_untied"]
+__all__ = [
+    "MARGINS",
+    "NestedLoss",
+    "add_second_label",
+    "arcface",
+    "cosface",
+    "cross_entropy",
+    "evidential",
+    "nested_binary",
+    "nested_softmax",
+    "nested_softmax_untied",
+    "priorities",
+]

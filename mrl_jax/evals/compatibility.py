@@ -1,0 +1,185 @@
+"""Can one model's queries search another's gallery? The matrix of all pairs, and what it says about compatibility.
+
+Row i, column j: queries embedded by model i, gallery by model j (self-test on the diagonal, cross-test off it). Models
+are widths of one network, its nested dims, or an old model and its successor.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_jax.choices import choose
+from mrl_jax.evals import rankings
+from mrl_jax.evals.exact import check
+
+TILE = 2**24  # scores of a metric of single queries alive at once
+GRID = 2**24  # of cosines: float32 holds every multiple of 1 / GRID in -1..1, and is no finer next to 1
+
+
+class Names(NamedTuple):
+    """Names of the models: of the rows, which embedded the queries, and of the columns, which embedded the gallery."""
+
+    queries: tuple[str, ...]
+    galleries: tuple[str, ...]
+
+
+class Compatibility(NamedTuple):
+    """How many ordered pairs of models hold BCT's criterion; the pairs, as (query, gallery) indices.
+
+    Attributes:
+      upgraded: pairs (i, j), i the larger, with M(i, j) > M(j, j): new queries find more in the old gallery.
+      served: pairs (j, i), i the larger, with M(j, i) > M(j, j): small queries gain from the large model's gallery.
+      pairs: how many pairs there are of each kind, m (m - 1) / 2.
+    """
+
+    upgraded: tuple[tuple[int, int], ...]
+    served: tuple[tuple[int, int], ...]
+    pairs: int
+
+
+def cross_matrix(
+    queries: Mapping[str, np.ndarray],
+    galleries: Mapping[str, np.ndarray],
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cameras: np.ndarray | None = None,
+    gallery_cameras: np.ndarray | None = None,
+    metric: str = "map",
+    *,
+    junk_ids: Sequence[int] = (-1,),
+) -> tuple[np.ndarray, Names]:
+    """The metric of every model's queries in every model's gallery, by cosine; embeddings are made unit vectors.
+
+    Where two models' embeddings differ in size, both are cut to the smaller one first. Gallery items of a junk id are
+    left out, and with cameras those of the query's own identity and camera (the rule of re-identification). Queries
+    without a relevant item are left out of all metrics but tpir, for which they are the unknown ones. Cosines equal
+    to 2**-24 are ranked by gallery index.
+
+    Args:
+      queries: by model name the features (Q, D), rows in one order for all.
+      galleries: by model name the features (N, D); the names may differ from those of the queries.
+      query_ids: identities (Q,).
+      gallery_ids: identities (N,).
+      query_cameras: cameras (Q,), or None for no camera rule.
+      gallery_cameras: cameras (N,), given with query_cameras.
+      metric: "map" (mean of the precision at each hit), "map@k" (over min(k, relevant)), "map_trapezoid" (that of
+        Oxford and Paris), "minp", "cmc@k" or "r@k" (any hit in the first k), "tar@x" (pairs accepted at false accept
+        rate x), "tpir@x" (queries identified at false positive rate x).
+      junk_ids: gallery identities to leave out.
+
+    Returns:
+      The matrix (models of queries, models of galleries), float64, and the names of its rows and columns.
+
+    Raises:
+      ValueError: for arrays that do not fit together, an unknown metric, or where no query has a relevant item.
+    """
+    score = _metric(metric)
+    query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
+    _check(queries, galleries, query_ids, gallery_ids, query_cameras, gallery_cameras)
+    relevant_QxN = query_ids[:, None] == gallery_ids[None, :]
+    valid_QxN = np.broadcast_to(~np.isin(gallery_ids, list(junk_ids)), relevant_QxN.shape)
+    if query_cameras is not None:
+        same_QxN = np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None, :]
+        valid_QxN = valid_QxN & ~(relevant_QxN & same_QxN)
+    if not (relevant_QxN & valid_QxN).any():
+        cause = "" if query_cameras is None else ", or none by another camera"
+        raise ValueError(f"none of {len(query_ids)} queries has a gallery item of its identity{cause}: nothing to find")
+    matrix = [[score(q, g, relevant_QxN, valid_QxN) for g in galleries.values()] for q in queries.values()]
+    return np.array(matrix), Names(tuple(queries), tuple(galleries))
+
+
+def compatible_pairs(matrix_mxm: np.ndarray) -> Compatibility:
+    """Which pairs of models are compatible (BCT, Shen et al. 2020); models in order of capacity, the smallest first.
+
+    Raises:
+      ValueError: unless the matrix is square.
+    """
+    m = np.asarray(matrix_mxm)
+    if m.ndim != 2 or m.shape[0] != m.shape[1]:
+        raise ValueError(f"matrix has shape {m.shape}: it must be square, the same models as queries and galleries")
+    pairs = [(i, j) for i in range(len(m)) for j in range(i)]
+    upgraded = tuple((i, j) for i, j in pairs if m[i, j] > m[j, j])
+    return Compatibility(upgraded, tuple((j, i) for i, j in pairs if m[j, i] > m[j, j]), len(pairs))
+
+
+def update_gain(cross: float, old: float, independent: float) -> float:
+    """(cross - old) / (independent - old): the part of a new model's gain that needs no new gallery.
+
+    Args:
+      cross: new queries in the old gallery.
+      old: the old model's self-test.
+      independent: the self-test of a new model trained without regard to the old one.
+
+    Raises:
+      ValueError: where the independent model is no better than the old one: there is no gain to speak of.
+    """
+    if not independent > old:
+        raise ValueError(f"independent={independent} is not above old={old}: without a gain there is no part of it")
+    return (cross - old) / (independent - old)
+
+
+def _metric(name: str):
+    """A function of (queries, gallery, relevant, valid)."""
+    kind, _, number = name.partition("@")
+    choose("metric", kind, (*rankings.PER_QUERY, *rankings.BY_RATE))
+    if kind in rankings.BY_RATE:
+        rate = _number(name, number, float)
+        if not 0 <= rate <= 1:
+            raise ValueError(f"metric={name!r}: the rate must be in 0..1")
+        return lambda q, g, relevant, valid: rankings.BY_RATE[kind](_cosines(q, g), relevant, valid, rate)
+    k = _number(name, number, int) if number or kind in ("cmc", "r") else None
+    if k is not None and (k < 1 or kind in ("map_trapezoid", "minp")):
+        raise ValueError(f"metric={name!r}: k must be at least 1, and there is none for map_trapezoid and minp")
+    return lambda q, g, relevant, valid: _mean(rankings.PER_QUERY[kind], k, q, g, relevant, valid)
+
+
+def _number(name, text, kind):
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"metric={name!r} needs a number after '@', as in cmc@1, map@100 or tar@1e-3") from None
+
+
+def _mean(per_query, k, queries_QxD, gallery_NxD, relevant_QxN, valid_QxN) -> float:
+    rows = max(TILE // relevant_QxN.shape[1], 1)
+    found = []
+    for first in range(0, len(queries_QxD), rows):
+        at = slice(first, first + rows)
+        ranked = rankings.rank(_cosines(queries_QxD[at], gallery_NxD), relevant_QxN[at], valid_QxN[at])
+        found.append(per_query(ranked, k))
+    return float(np.nanmean(np.concatenate(found)))
+
+
+def _cosines(queries_QxD, gallery_NxD):
+    """Cosines of prefixes of the smaller size, to multiples of 1 / GRID: equal rows score equal, however summed."""
+    dim = min(queries_QxD.shape[1], gallery_NxD.shape[1])
+    cosines_QxN = _unit(queries_QxD[:, :dim]) @ _unit(gallery_NxD[:, :dim]).T
+    return (np.rint(cosines_QxN * GRID) / GRID).astype(np.float32)
+
+
+def _unit(z_NxD):
+    z = np.asarray(z_NxD, np.float64)
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    return z / np.where(norms > 0, norms, 1)
+
+
+def _check(queries, galleries, query_ids, gallery_ids, query_cameras, gallery_cameras) -> None:
+    if not queries or not galleries:
+        raise ValueError(
+            f"{len(queries)} models of queries and {len(galleries)} of galleries: give at least one of each"
+        )
+    if (query_cameras is None) != (gallery_cameras is None):
+        raise ValueError("cameras are given for queries or gallery alone: give both, or neither")
+    for kind, tables, ids, cameras in (
+        ("queries", queries, query_ids, query_cameras),
+        ("gallery", galleries, gallery_ids, gallery_cameras),
+    ):
+        if ids.ndim != 1 or not len(ids) or (cameras is not None and np.shape(cameras) != ids.shape):
+            raise ValueError(f"ids of {kind} have shape {ids.shape}, cameras {np.shape(cameras)}: both must be (rows,)")
+        for name, z in tables.items():
+            if np.ndim(z) != 2 or len(z) != len(ids):
+                raise ValueError(
+                    f"{kind} of {name!r} have shape {np.shape(z)} for {len(ids)} ids: they must be (rows, D)"
+                )
+            check(np.asarray(z), np.asarray(z), (z.shape[1],), 1)

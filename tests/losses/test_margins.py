@@ -1,0 +1,58 @@
+"""Margins against the angles that define them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mrl_jax import losses
+
+COSINES = np.random.default_rng(0).uniform(-1, 1, (5, 7)).astype(np.float32)
+LABELS = jnp.asarray([0, 6, 3, 3, 1])
+
+
+def test_arcface_adds_to_the_angle_of_the_label_alone():
+    found = losses.arcface(jnp.asarray(COSINES), LABELS, margin=0.4, scale=30.0)
+    angle = np.arccos(COSINES.astype(np.float64))
+    own = np.eye(7, dtype=bool)[LABELS]
+    expected = np.where(angle + 0.4 < np.pi, np.cos(angle + 0.4), COSINES - 0.4 * np.sin(0.4))
+    np.testing.assert_allclose(found, 30 * np.where(own, expected, COSINES), atol=2e-4)
+
+
+def test_arcface_falls_with_the_angle_and_its_gradient_is_finite_at_the_ends():
+    cosines = jnp.linspace(-1, 1, 401)[:, None]
+    logits = losses.arcface(cosines, jnp.zeros(401, int))
+    assert (jnp.diff(logits[:, 0]) > 0).all()
+    assert (logits[:, 0] < 64 * cosines[:, 0]).all()
+    slopes = jax.grad(lambda c: losses.arcface(c, jnp.zeros(401, int)).sum())(cosines)
+    assert jnp.isfinite(slopes).all()
+
+
+def test_cosface_takes_the_margin_from_the_label_alone():
+    found = losses.cosface(jnp.asarray(COSINES), LABELS, margin=0.2, scale=10.0)
+    np.testing.assert_allclose(found, 10 * (COSINES - 0.2 * np.eye(7)[LABELS]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["arcface", "cosface"])
+def test_without_margin_only_the_scale_is_left(name):
+    found = losses.MARGINS[name](jnp.asarray(COSINES, jnp.bfloat16), LABELS, margin=0.0, scale=2.0)
+    plain = losses.MARGINS["plain"](jnp.asarray(COSINES, jnp.bfloat16), LABELS)
+    assert found.dtype == plain.dtype == jnp.float32
+    np.testing.assert_allclose(found, 2 * plain, rtol=1e-6)
+
+
+def test_cross_entropy_is_that_of_the_softmax():
+    logits = jnp.asarray(40 * COSINES)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+    np.testing.assert_allclose(losses.cross_entropy(logits, LABELS), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(losses.cross_entropy(logits, LABELS + 7), jnp.full(5, jnp.inf))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"margin": -0.1}, "margin=-0.1"), ({"scale": 0.0}, "scale=0"), ({"margin": 4.0}, "0..")]
+)
+@pytest.mark.parametrize("name", ["arcface", "cosface"])
+def test_bad_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.MARGINS[name](jnp.asarray(COSINES), LABELS, **options)
