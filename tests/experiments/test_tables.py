@@ -192,9 +192,8 @@ def test_a_table_runs_in_debug(tmp_path):
     assert "ours: vit Ti/16 on synthetic" in shown
     assert shown.count("No differences") == 1
     with pytest.raises(RuntimeError, match="this command failed, and the rest was not run"):
-        tables.run(
-            dataclasses.replace(part, measure=("python -m mrl_jax.nothing",)), "x", str(tmp_path), ".", 0, "debug"
-        )
+        missing = dataclasses.replace(part, train=(), measure=("python -m mrl_jax.nothing",))
+        tables.run(missing, "x", str(tmp_path), ".", 0, "debug")
 
 
 @pytest.mark.slow
