@@ -191,8 +191,8 @@ def test_a_table_runs_in_debug(tmp_path):
     shown = printing.text(part, printing.fill(part, loaded), loaded)
     assert "ours: vit Ti/16 on synthetic" in shown
     assert shown.count("No differences") == 1
+    missing = dataclasses.replace(part, train=(), measure=("python -m mrl_jax.nothing",))
     with pytest.raises(RuntimeError, match="this command failed, and the rest was not run"):
-        missing = dataclasses.replace(part, train=(), measure=("python -m mrl_jax.nothing",))
         tables.run(missing, "x", str(tmp_path), ".", 0, "debug")
 
 
