@@ -1,9 +1,11 @@
 """Losses: nested ones, which return every dim's value from one pass over the features, and those of given logits."""
 
 from mrl_jax.losses.binary import nested_binary
+from mrl_jax.losses.contrastive import nested_contrastive
 from mrl_jax.losses.evidential import evidential, priorities
 from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy
 from mrl_jax.losses.mixed import add_second_label
+from mrl_jax.losses.sigmoid import nested_sigmoid
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
 from mrl_jax.losses.types import NestedLoss
 
@@ -16,6 +18,8 @@ __all__ = [
     "cross_entropy",
     "evidential",
     "nested_binary",
+    "nested_contrastive",
+    "nested_sigmoid",
     "nested_softmax",
     "nested_softmax_untied",
     "priorities",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.types import NestedLoss
-from mrl_jax.nesting import Nesting
+from mrl_jax.nesting import Nesting, truncate
 
 
 def _weigh(losses: list[jax.Array], correct: list[jax.Array] | None, nesting: Nesting) -> NestedLoss:
@@ -42,3 +42,24 @@ def nested_binary(z_BxD, kernel_DxC, bias_C, targets_BxC, nesting: Nesting) -> N
         logits = (z_BxD[:, :m] @ kernel_DxC[:m] + bias_C[None]).astype(jnp.float32)
         losses.append((jax.nn.softplus(logits) - targets_BxC * logits).sum(axis=1))
     return _weigh(losses, None, nesting)
+
+
+def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting) -> NestedLoss:
+    """Half the softmax cross-entropy of every row of scaled cosines, half that of every column."""
+    losses, correct, own = [], [], jnp.arange(len(u_BxD))
+    for m in nesting.dims:
+        logits = (scale * (truncate(u_BxD, m) @ truncate(v_BxD, m).T)).astype(jnp.float32)
+        rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
+        losses.append(-0.5 * (jnp.diagonal(rows) + jnp.diagonal(columns)))
+        correct.append(logits.argmax(axis=1) == own)
+    return _weigh(losses, correct, nesting)
+
+
+def nested_sigmoid(u_BxD, v_BxD, scale, bias, nesting: Nesting) -> NestedLoss:
+    """Sigmoid cross-entropy of every pair, summed over the columns."""
+    losses, correct, own = [], [], jnp.arange(len(u_BxD))
+    for m in nesting.dims:
+        logits = (scale * (truncate(u_BxD, m) @ truncate(v_BxD, m).T) + bias).astype(jnp.float32)
+        losses.append(jax.nn.softplus(-logits * (2 * jnp.eye(len(own)) - 1)).sum(axis=1))
+        correct.append(logits.argmax(axis=1) == own)
+    return _weigh(losses, correct, nesting)

@@ -1,0 +1,179 @@
+"""Every row of u against every row of v at every nested dim, in one pass over tiles with its own backward pass.
+
+The dot products of dim m_g are those of dim m_{g-1} plus u_block_g @ v_block_g^T, so one full product passes through
+every level; divided by the norms of both prefixes they are the cosines C_g, and the logits are S_g = scale C_g + bias.
+In the backward pass, with d_g the derivative of the loss by S_g, iu_g and iv_g the inverse norms of the prefixes, and
+    R_g = sum over h >= g of d_h iu_h iv_h^T,    y_g = sum over the columns of d_g C_g,
+    du_block_g = scale (R_g @ v_block_g - (sum over h >= g of y_h iu_h^2) u_block_g),
+and alike for v by columns. Tiles are computed again: the memory holds a few of them, never a matrix of all pairs.
+
+Sums and statistics are float32; products take the dtype of u and v, to which R is rounded, and sum in float32.
+"""
+
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mrl_jax.losses.plan import product
+from mrl_jax.losses.tiles import Layout, Side, every_pair, inverse_norms, make_layout
+from mrl_jax.losses.types import NestedLoss
+from mrl_jax.nesting import Nesting
+
+
+class Criterion(Protocol):
+    """What a loss does with the logits of all pairs; hashable."""
+
+    biased: bool  # whether the loss depends on the bias
+
+    def statistics(self, layout: Layout, u: Side, v: Side, scale: jax.Array, bias: jax.Array):
+        """Per-example losses (G, B), `correct` (G, B), and what `residuals` needs."""
+
+    def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, scale, bias):
+        """`run(residual, row_extra, column_extra, matching_GxB)`, with the derivatives by the logits.
+
+        `residual(g, cosine_scaled, row, column)` is that of one level of a tile of pairs that do not match, and
+        matching_GxB the one of the pairs that do. weights_GxB are the derivatives by the per-example losses.
+        """
+
+
+def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting) -> None:
+    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype."""
+    if u.ndim != 2 or u.shape[1] != nesting.full or not u.shape[0]:
+        raise ValueError(f"u has shape {u.shape}; it must be (B, {nesting.full}) with B > 0, as in {nesting.dims=}")
+    if v.shape != u.shape or v.dtype != u.dtype:
+        raise ValueError(f"v is {v.dtype}{v.shape}; it must be as u, {u.dtype}{u.shape}: row i of v matches that of u")
+
+
+def check_scalar(name: str, value) -> jax.Array:
+    """The value in float32. Raises ValueError unless it is a scalar."""
+    if jnp.ndim(value):
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; it must be one number for all dims")
+    return jnp.asarray(value, jnp.float32)
+
+
+def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name) -> NestedLoss:
+    """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
+    arguments = (u, v, scale, bias)
+    varying = frozenset().union(*(jax.typeof(x).vma for x in arguments))
+    if axis_name is not None and varying:
+        varying |= set(axis_name if isinstance(axis_name, tuple) else (axis_name,))
+    layout = make_layout(nesting, u.shape[0], chunk, axis_name, sorted(varying))
+    loss_GxB, correct_GxB = _pairs(criterion, layout, *layout.vary(arguments))
+    per_dim = loss_GxB.sum(axis=1)
+    if axis_name is not None:
+        per_dim = lax.psum(per_dim, axis_name)
+    per_dim = per_dim / (u.shape[0] * layout.devices)
+    return NestedLoss(jnp.sum(jnp.asarray(nesting.weights, per_dim.dtype) * per_dim), per_dim, correct_GxB)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias):
+    """Per-example losses and `correct`, (G, B) each."""
+    return _forward(criterion, layout, u, v, scale, bias)[0]
+
+
+def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias):
+    rows, columns = (layout.side(_scaled(z)[0], None) for z in (u, v))
+    loss, correct, saved = criterion.statistics(layout, rows, columns, scale, bias)
+    return (loss, correct), (u, v, scale, bias, saved)
+
+
+def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
+    u, v, scale, bias, saved = residuals
+    (u_scaled, u_factor), (v_scaled, v_factor) = _scaled(u), _scaled(v)
+    zeros = layout.vary((_gradients(layout, u), _gradients(layout, v)))
+
+    def run(residual, row_extra, column_extra, matching_GxB):
+        tile = partial(_gradient_tile, criterion, residual, scale)
+        rows = layout.side(u_scaled, (layout.cut(matching_GxB), row_extra))
+        columns = layout.side(v_scaled, column_extra)
+        return every_pair(layout, tile, rows, columns, *zeros)
+
+    du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
+    d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
+    return (
+        _through_norms(layout, u_scaled, du, scale * u_factor).astype(u.dtype),
+        _through_norms(layout, v_scaled, dv, scale * v_factor).astype(v.dtype),
+        d_scale,
+        d_bias,
+    )
+
+
+_pairs.defvjp(_forward, _backward)
+
+
+class _Gradient(NamedTuple):
+    """Sums over the other side: R @ its features (T, D), of d C (G, T) and of d (T,); with a leading axis of tiles."""
+
+    features: jax.Array
+    cosine: jax.Array
+    sum: jax.Array
+
+
+def _gradients(layout: Layout, z: jax.Array) -> _Gradient:
+    shape = (layout.count, len(layout.nesting), layout.size)
+    return _Gradient(jnp.zeros((layout.count, layout.size, z.shape[1])), jnp.zeros(shape), jnp.zeros(shape[::2]))
+
+
+def dot_products(row: Side, column: Side) -> list[jax.Array]:
+    """Of a tile, at every level: (T, T) each."""
+    parts = [product(a, b, (1, 1)) for a, b in zip(row.blocks, column.blocks)]
+    for g in range(1, len(parts)):
+        parts[g] = parts[g - 1] + parts[g]
+    return parts
+
+
+def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale: jax.Array) -> jax.Array:
+    """scale x the cosines of a tile at level g."""
+    return dots * (scale * row.inverse[g])[:, None] * column.inverse[g][None]
+
+
+def _gradient_tile(criterion, residual, scale, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool):
+    matching, row = row.extra[0], row._replace(extra=row.extra[1])
+    dots, r, rows, columns, total = dot_products(row, column), None, [], [], 0.0
+    for g in reversed(range(len(dots))):
+        d = residual(g, scaled_cosine(dots[g], row, column, g, scale), row, column)
+        if diagonal:
+            d = jnp.where(jnp.eye(len(d), dtype=bool), matching[g][:, None], d)
+        if criterion.biased:
+            total += d.sum(axis=1)
+        d = d * row.inverse[g][:, None] * column.inverse[g][None]
+        by_cosine = d * dots[g]
+        r = d if r is None else r + d
+        rounded = r.astype(row.blocks[g].dtype)
+        rows.append((product(rounded, column.blocks[g], (1, 0)), by_cosine.sum(axis=1)))
+        columns.append((product(rounded, row.blocks[g], (0, 0)), by_cosine.sum(axis=0)))
+    return _add(du, rows, total), _add(dv, columns, 0.0)
+
+
+def _add(gradient: _Gradient, parts: list, total) -> _Gradient:
+    """The gradient and the parts of every level, the last one first."""
+    features, cosine = zip(*parts[::-1])
+    return _Gradient(
+        gradient.features + jnp.concatenate(features, axis=1), gradient.cosine + jnp.stack(cosine), gradient.sum + total
+    )
+
+
+def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, factor_B: jax.Array) -> jax.Array:
+    """The gradient of one side by its features, in float32."""
+    dims = layout.nesting.dims
+    pull = layout.join(gradient.cosine) * jnp.square(inverse_norms(z_BxD, layout.nesting))
+    pull = jnp.cumsum(pull[::-1], axis=0)[::-1]
+    widths = [high - low for low, high in zip((0, *dims[:-1]), dims)]
+    pull_BxD = jnp.repeat(pull.T, jnp.asarray(widths), axis=1, total_repeat_length=dims[-1])
+    features = gradient.features.reshape(-1, dims[-1])[: layout.rows]
+    return factor_B[:, None] * (features - pull_BxD * z_BxD.astype(jnp.float32))
+
+
+def _scaled(z_BxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each row times the power of two that brings its largest feature to 0.5..1, and that power.
+
+    A cosine does not see it, no digit is lost, and squares neither overflow nor vanish.
+    """
+    _, exponent = jnp.frexp(jnp.abs(z_BxD).max(axis=1).astype(jnp.float32))
+    limit = -jnp.finfo(z_BxD.dtype).minexp
+    factor_B = jnp.ldexp(jnp.float32(1), -jnp.clip(exponent, -limit, limit))
+    return z_BxD * factor_B[:, None].astype(z_BxD.dtype), factor_B

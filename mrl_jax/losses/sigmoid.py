@@ -1,0 +1,77 @@
+"""Sigmoid loss of all pairs at every nested dim (SigLIP: Zhai et al. 2023, with the nesting of MRL)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
+from mrl_jax.losses.tiles import Layout, Side, every_pair
+from mrl_jax.losses.types import NestedLoss
+from mrl_jax.nesting import Nesting
+
+
+class Sigmoid(NamedTuple):
+    """Softplus of the logit of a pair that does not match, and of minus the logit of one that does."""
+
+    biased: bool = True
+
+    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias):
+        """Sums over the rivals and the largest of them, by row."""
+
+        def tile(row, column, state, _, diagonal):
+            sums, largest, label = map(list, state)
+            for g, dots in enumerate(dot_products(row, column)):
+                logits = bias + scaled_cosine(dots, row, column, g, scale)
+                if diagonal:
+                    label[g] = jnp.diagonal(logits)
+                    logits = jnp.where(jnp.eye(len(logits), dtype=bool), -jnp.inf, logits)
+                logits = logits + column.inside[None]
+                sums[g] = sums[g] + jax.nn.softplus(logits).sum(axis=1)
+                largest[g] = jnp.maximum(largest[g], logits.max(axis=1))
+            return tuple(map(jnp.stack, (sums, largest, label))), ()
+
+        zeros = layout.vary(jnp.zeros((layout.count, len(layout.nesting), layout.size)))
+        state, _ = every_pair(layout, tile, u, v, (zeros, zeros - jnp.inf, zeros), ())
+        sums, largest, label = jax.tree.map(layout.join, state)
+        return sums + jax.nn.softplus(-label), label > largest, label
+
+    def residuals(self, layout: Layout, saved, weights_GxB, run, scale, bias):
+        """The sigmoid of the logit, less one for the matching pair."""
+
+        def residual(g, logits, mine, theirs):
+            logits = logits + (bias + mine.inside)[:, None] + theirs.inside[None]
+            return mine.extra[g][:, None] * jax.nn.sigmoid(logits)
+
+        return run(residual, layout.cut(weights_GxB), None, -weights_GxB * jax.nn.sigmoid(-saved))
+
+
+def nested_sigmoid(
+    u_BxD: jax.Array,
+    v_BxD: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    nesting: Nesting,
+    *,
+    chunk: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> NestedLoss:
+    """Nested sigmoid loss: -1/B times the sum over all pairs of log sigmoid(+-(scale x cosine + bias)).
+
+    The sign is plus for row i of u with row i of v. All else is as in `nested_contrastive`.
+
+    Args:
+      u_BxD: features of one side, of any length; D is the nesting's full dim. A prefix of zeros has cosine 0.
+      v_BxD: features of the other side, of the same shape and dtype.
+      scale: the inverse temperature; differentiable.
+      bias: added to every logit; differentiable.
+      nesting: dims and weights.
+      chunk: rows and columns of a tile; None chooses by backend.
+      axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
+
+    Raises:
+      ValueError: if a shape, a dtype or chunk does not fit; the message names it.
+    """
+    check_pairs(u_BxD, v_BxD, nesting)
+    scale, bias = check_scalar("scale", scale), check_scalar("bias", bias)
+    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale, bias, nesting, chunk, axis_name)

@@ -1,0 +1,167 @@
+"""Two sets of rows against each other, in square tiles: their layout, and the visit of every pair of tiles.
+
+Where the rows are shared among devices, each keeps its own rows of one side while the other side travels round the
+ring of devices together with its statistics: no device ever holds more of a side than its share (twice, in flight).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mrl_jax.nesting import Nesting
+
+# Rows and columns of a tile. CPU: the levels of a tile stay in the last cache; else: products stay large.
+_CPU_TILE, _ACCELERATOR_TILE = 512, 4096
+
+
+class Layout(NamedTuple):
+    """How the rows of one device are cut: `count` tiles of `size` rows, the last one filled up with zeros."""
+
+    nesting: Nesting
+    rows: int
+    count: int
+    size: int
+    axis_name: Any
+    varying: tuple
+
+    @property
+    def devices(self) -> int:
+        """The devices that share the batch."""
+        return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+
+    def vary(self, tree):
+        """The arrays, of a type that differs from device to device, as those of the batch do."""
+
+        def cast(x):
+            missing = tuple(a for a in self.varying if a not in jax.typeof(x).vma)
+            return lax.pcast(x, missing, to="varying") if missing else x
+
+        return jax.tree.map(cast, tree)
+
+    def cut(self, x: jax.Array, filler: float = 0.0) -> jax.Array:
+        """(..., rows) as (count, ..., size)."""
+        pad = [(0, 0)] * (x.ndim - 1) + [(0, self.count * self.size - self.rows)]
+        x = jnp.pad(x, pad, constant_values=filler).reshape(*x.shape[:-1], self.count, self.size)
+        return jnp.moveaxis(x, -2, 0)
+
+    def join(self, x: jax.Array) -> jax.Array:
+        """(count, ..., size) as (..., rows): the inverse of `cut`."""
+        x = jnp.moveaxis(x, 0, -2)
+        return x.reshape(*x.shape[:-2], -1)[..., : self.rows]
+
+    def side(self, z_BxD: jax.Array, extra) -> "Side":
+        """One side of the pairs."""
+        z = jnp.pad(z_BxD, ((0, self.count * self.size - self.rows), (0, 0))).reshape(self.count, self.size, -1)
+        lows = (0, *self.nesting.dims[:-1])
+        blocks = tuple(z[..., low:high] for low, high in zip(lows, self.nesting.dims))
+        inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf)
+        return Side(blocks, self.cut(inverse_norms(z_BxD, self.nesting)), inside, extra)
+
+
+class Side(NamedTuple):
+    """One side of the pairs, every array with a leading axis of tiles, and then of one tile.
+
+    Attributes:
+      blocks: per level the features that it adds, (T, m_g - m_{g-1}).
+      inverse: 1 / the norm of each prefix, (G, T).
+      inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits.
+      extra: what the pass at hand needs besides.
+    """
+
+    blocks: tuple[jax.Array, ...]
+    inverse: jax.Array
+    inside: jax.Array
+    extra: Any
+
+
+def make_layout(nesting: Nesting, rows: int, chunk: int | None, axis_name, varying) -> Layout:
+    """The layout of `rows` rows per device in tiles of about `chunk`; None chooses by backend.
+
+    Raises:
+      ValueError: if chunk is not a positive integer.
+    """
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk={chunk!r} must be a positive number of rows, or None to let the loss choose")
+    chunk = chunk or (_CPU_TILE if jax.default_backend() == "cpu" else _ACCELERATOR_TILE)
+    count = math.ceil(rows / chunk)
+    size = math.ceil(rows / count)
+    return Layout(nesting, rows, math.ceil(rows / size), size, axis_name, tuple(varying))
+
+
+def squared_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
+    """The squared norm of every prefix, (G, B) in float32."""
+    lows = (0, *nesting.dims[:-1])
+    blocks = [jnp.square(z_BxD[:, a:b].astype(jnp.float32)).sum(axis=1) for a, b in zip(lows, nesting.dims)]
+    return jnp.cumsum(jnp.stack(blocks), axis=0)
+
+
+def inverse_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
+    """1 / the norm of every prefix, (G, B); 0 for a prefix of zeros."""
+    squared = squared_norms(z_BxD, nesting)
+    return jnp.where(squared > 0, lax.rsqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+
+
+def every_pair(layout: Layout, tile: Callable, rows: Side, columns: Side, row_state, column_state):
+    """Both states after `tile(row, column, row_state, column_state, diagonal)` for every pair of tiles.
+
+    A state is a pytree with a leading axis of tiles; `tile` sees and returns that of its own tiles. `diagonal` is
+    static: whether row i of the tile matches column i. It is true once per row tile, for the first one visited.
+    """
+    row_state, column_state = _visit(layout, tile, rows, columns, row_state, column_state, True)
+    if layout.devices == 1:
+        return row_state, column_state
+    ring = [(i, (i + 1) % layout.devices) for i in range(layout.devices)]
+
+    def shift(tree):
+        return jax.tree.map(lambda x: lax.ppermute(x, layout.axis_name, ring), tree)
+
+    def hop(_, state):
+        row_state, columns, column_state = state
+        columns, column_state = shift((columns, column_state))
+        return _swap(columns, _visit(layout, tile, rows, columns, row_state, column_state, False))
+
+    state = lax.fori_loop(1, layout.devices, hop, (row_state, columns, column_state))
+    return state[0], shift(state[2])
+
+
+def _swap(columns, states):
+    return states[0], columns, states[1]
+
+
+def _visit(layout: Layout, tile: Callable, rows, columns, row_state, column_state, matching: bool):
+    """`every_pair` of the tiles on this device."""
+
+    def row(i, states):
+        row_state, column_state = states
+        mine = _at(rows, i)
+
+        def column(j, states, diagonal=False):
+            own, column_state = states
+            own, theirs = tile(mine, _at(columns, j), own, _at(column_state, j), diagonal)
+            return own, _put(column_state, theirs, j)
+
+        states = _at(row_state, i), column_state
+        if matching:
+            states = column(i, states, True)
+        # The diagonal tile came first; the others follow it in a circle.
+        if layout.count > matching:
+            states = lax.fori_loop(
+                int(matching), layout.count, lambda k, s: column(lax.rem(i + k, layout.count), s), states
+            )
+        return _put(row_state, states[0], i), states[1]
+
+    if layout.count == 1:
+        return row(0, (row_state, column_state))
+    return lax.fori_loop(0, layout.count, row, (row_state, column_state))
+
+
+def _at(tree, i):
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
+
+
+def _put(tree, part, i):
+    return jax.tree.map(lambda x, y: lax.dynamic_update_index_in_dim(x, y, i, 0), tree, part)
