@@ -57,7 +57,7 @@ def check_scalar(name: str, value) -> jax.Array:
 def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name) -> NestedLoss:
     """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
     arguments = (u, v, scale, bias)
-    varying = frozenset().union(*(jax.typeof(x).vma for x in arguments))
+    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arguments))
     if axis_name is not None and varying:
         varying |= set(axis_name if isinstance(axis_name, tuple) else (axis_name,))
     layout = make_layout(nesting, u.shape[0], chunk, axis_name, sorted(varying))

@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         """The arrays, of a type that differs from device to device, as those of the batch do."""
 
         def cast(x):
-            missing = tuple(a for a in self.varying if a not in jax.typeof(x).vma)
+            missing = tuple(a for a in self.varying if a not in jax.typeof(x).manual_axis_type.varying)
             return lax.pcast(x, missing, to="varying") if missing else x
 
         return jax.tree.map(cast, tree)
