@@ -84,13 +84,12 @@ def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias):
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
     u, v, scale, bias, saved = residuals
     (u_scaled, u_factor), (v_scaled, v_factor) = _scaled(u), _scaled(v)
-    zeros = layout.vary((_gradients(layout, u), _gradients(layout, v)))
+    rows, columns = layout.side(u_scaled, None), layout.side(v_scaled, None)
 
     def run(residual, row_extra, column_extra, matching_GxB):
         tile = partial(_gradient_tile, criterion, residual, scale)
-        rows = layout.side(u_scaled, (layout.cut(matching_GxB), row_extra))
-        columns = layout.side(v_scaled, column_extra)
-        return every_pair(layout, tile, rows, columns, *zeros)
+        extended = rows._replace(extra=(layout.cut(matching_GxB), row_extra)), columns._replace(extra=column_extra)
+        return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout, u), _gradients(layout, v))))
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
