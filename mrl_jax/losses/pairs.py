@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mrl_jax.losses.plan import product
-from mrl_jax.losses.tiles import Layout, Side, every_pair, inverse_norms, make_layout
+from mrl_jax.losses.tiles import Layout, Side, every_pair, inverse_norms, make_layout, power_of_two, times
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -76,15 +76,13 @@ def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias):
 
 
 def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias):
-    rows, columns = (layout.side(_scaled(z)[0], None) for z in (u, v))
-    loss, correct, saved = criterion.statistics(layout, rows, columns, scale, bias)
+    loss, correct, saved = criterion.statistics(layout, layout.side(u), layout.side(v), scale, bias)
     return (loss, correct), (u, v, scale, bias, saved)
 
 
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
     u, v, scale, bias, saved = residuals
-    (u_scaled, u_factor), (v_scaled, v_factor) = _scaled(u), _scaled(v)
-    rows, columns = layout.side(u_scaled, None), layout.side(v_scaled, None)
+    rows, columns = layout.side(u), layout.side(v)
 
     def run(residual, row_extra, column_extra, matching_GxB):
         tile = partial(_gradient_tile, criterion, residual, scale)
@@ -93,12 +91,7 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
-    return (
-        _through_norms(layout, u_scaled, du, scale * u_factor).astype(u.dtype),
-        _through_norms(layout, v_scaled, dv, scale * v_factor).astype(v.dtype),
-        d_scale,
-        d_bias,
-    )
+    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias
 
 
 _pairs.defvjp(_forward, _backward)
@@ -156,23 +149,13 @@ def _add(gradient: _Gradient, parts: list, total) -> _Gradient:
     )
 
 
-def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, factor_B: jax.Array) -> jax.Array:
-    """The gradient of one side by its features, in float32."""
-    dims = layout.nesting.dims
-    pull = layout.join(gradient.cosine) * jnp.square(inverse_norms(z_BxD, layout.nesting))
+def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale: jax.Array) -> jax.Array:
+    """The gradient of one side by its features."""
+    dims, factor_B = layout.nesting.dims, power_of_two(z_BxD)
+    scaled_BxD = times(z_BxD, factor_B)
+    pull = layout.join(gradient.cosine) * jnp.square(inverse_norms(scaled_BxD, layout.nesting))
     pull = jnp.cumsum(pull[::-1], axis=0)[::-1]
     widths = [high - low for low, high in zip((0, *dims[:-1]), dims)]
     pull_BxD = jnp.repeat(pull.T, jnp.asarray(widths), axis=1, total_repeat_length=dims[-1])
     features = gradient.features.reshape(-1, dims[-1])[: layout.rows]
-    return factor_B[:, None] * (features - pull_BxD * z_BxD.astype(jnp.float32))
-
-
-def _scaled(z_BxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each row times the power of two that brings its largest feature to 0.5..1, and that power.
-
-    A cosine does not see it, no digit is lost, and squares neither overflow nor vanish.
-    """
-    _, exponent = jnp.frexp(jnp.abs(z_BxD).max(axis=1).astype(jnp.float32))
-    limit = -jnp.finfo(z_BxD.dtype).minexp
-    factor_B = jnp.ldexp(jnp.float32(1), -jnp.clip(exponent, -limit, limit))
-    return z_BxD * factor_B[:, None].astype(z_BxD.dtype), factor_B
+    return ((scale * factor_B)[:, None] * (features - pull_BxD * scaled_BxD.astype(jnp.float32))).astype(z_BxD.dtype)

@@ -53,20 +53,21 @@ class Layout(NamedTuple):
         x = jnp.moveaxis(x, 0, -2)
         return x.reshape(*x.shape[:-2], -1)[..., : self.rows]
 
-    def side(self, z_BxD: jax.Array, extra) -> "Side":
-        """One side of the pairs."""
+    def side(self, z_BxD: jax.Array) -> "Side":
+        """One side of the pairs, not split yet."""
         z = jnp.pad(z_BxD, ((0, self.count * self.size - self.rows), (0, 0))).reshape(self.count, self.size, -1)
-        lows = (0, *self.nesting.dims[:-1])
-        blocks = tuple(z[..., low:high] for low, high in zip(lows, self.nesting.dims))
         inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf)
-        return Side(blocks, self.cut(inverse_norms(z_BxD, self.nesting)), inside, extra)
+        factor_B = power_of_two(z_BxD)
+        inverse_GxB = inverse_norms(times(z_BxD, factor_B), self.nesting)
+        return Side((z, self.cut(factor_B)), self.cut(inverse_GxB), inside, None)
 
 
 class Side(NamedTuple):
     """One side of the pairs, every array with a leading axis of tiles, and then of one tile.
 
     Attributes:
-      blocks: per level the features that it adds, (T, m_g - m_{g-1}).
+      blocks: per level the features that it adds, (T, m_g - m_{g-1}); before `split`, all features (T, D) as given and
+        the power of two (T,) that they are to be multiplied by.
       inverse: 1 / the norm of each prefix, (G, T).
       inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits.
       extra: what the pass at hand needs besides.
@@ -76,6 +77,11 @@ class Side(NamedTuple):
     inverse: jax.Array
     inside: jax.Array
     extra: Any
+
+    def split(self, nesting: Nesting) -> "Side":
+        """The same with its blocks."""
+        z = times(*self.blocks)
+        return self._replace(blocks=tuple(z[..., low:high] for low, high in zip((0, *nesting.dims[:-1]), nesting.dims)))
 
 
 def make_layout(nesting: Nesting, rows: int, chunk: int | None, axis_name, varying) -> Layout:
@@ -92,16 +98,26 @@ def make_layout(nesting: Nesting, rows: int, chunk: int | None, axis_name, varyi
     return Layout(nesting, rows, math.ceil(rows / size), size, axis_name, tuple(varying))
 
 
-def squared_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
-    """The squared norm of every prefix, (G, B) in float32."""
-    lows = (0, *nesting.dims[:-1])
-    blocks = [jnp.square(z_BxD[:, a:b].astype(jnp.float32)).sum(axis=1) for a, b in zip(lows, nesting.dims)]
-    return jnp.cumsum(jnp.stack(blocks), axis=0)
+def power_of_two(z_BxD: jax.Array) -> jax.Array:
+    """For each row the power of two that brings its largest feature to 0.5..1, (B,).
+
+    A cosine does not see it, no digit is lost, and squares neither overflow nor vanish.
+    """
+    _, exponent = jnp.frexp(jnp.abs(z_BxD).max(axis=1).astype(jnp.float32))
+    limit = -jnp.finfo(z_BxD.dtype).minexp
+    return jnp.ldexp(jnp.float32(1), -jnp.clip(exponent, -limit, limit))
+
+
+def times(z: jax.Array, factor: jax.Array) -> jax.Array:
+    """z (..., D) with each row multiplied by its factor (...)."""
+    return z * factor[..., None].astype(z.dtype)
 
 
 def inverse_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
     """1 / the norm of every prefix, (G, B); 0 for a prefix of zeros."""
-    squared = squared_norms(z_BxD, nesting)
+    lows = (0, *nesting.dims[:-1])
+    blocks = [jnp.square(z_BxD[:, a:b].astype(jnp.float32)).sum(axis=1) for a, b in zip(lows, nesting.dims)]
+    squared = jnp.cumsum(jnp.stack(blocks), axis=0)
     return jnp.where(squared > 0, lax.rsqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
 
@@ -110,7 +126,9 @@ def every_pair(layout: Layout, tile: Callable, rows: Side, columns: Side, row_st
 
     A state is a pytree with a leading axis of tiles; `tile` sees and returns that of its own tiles. `diagonal` is
     static: whether row i of the tile matches column i. It is true once per row tile, for the first one visited.
+    The columns are split once; the rows a tile at a time, as it does not take memory.
     """
+    columns = columns.split(layout.nesting)
     row_state, column_state = _visit(layout, tile, rows, columns, row_state, column_state, True)
     if layout.devices == 1:
         return row_state, column_state
@@ -137,7 +155,7 @@ def _visit(layout: Layout, tile: Callable, rows, columns, row_state, column_stat
 
     def row(i, states):
         row_state, column_state = states
-        mine = _at(rows, i)
+        mine = _at(rows, i).split(layout.nesting)
 
         def column(j, states, diagonal=False):
             own, column_state = states

@@ -11,7 +11,7 @@ from mrl_jax import losses
 from mrl_jax.losses import reference
 from mrl_jax.nesting import Nesting
 
-NESTING = Nesting((3, 4, 9, 24), (1.0, 0.5, 2.0, 1.5))
+NESTING = Nesting((3, 9, 24), (1.0, 0.5, 2.0))
 KINDS = ("contrastive", "sigmoid")
 
 
@@ -117,9 +117,9 @@ def test_zero_tiny_and_huge_rows_stay_finite_and_right(kind):
     size = jnp.asarray([1e-30, 1e30, *[1.0] * 8])[:, None]
     found, grads = value_and_grad(ours, (arguments[0] * size, *arguments[1:]), chunk=4)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    np.testing.assert_allclose(grads[1], d_expected[0][1] if isinstance(d_expected[0], tuple) else d_expected[1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(grads[1], d_expected[1], rtol=1e-3, atol=1e-5)
     # A prefix of zeros, and a row of zeros.
-    u = arguments[0].at[0].set(0).at[1, :4].set(0)
+    u = arguments[0].at[0].set(0).at[1, :3].set(0)
     assert_same(value_and_grad(ours, (u, *arguments[1:]), chunk=4), value_and_grad(naive, (u, *arguments[1:])))
 
 
@@ -134,7 +134,7 @@ def test_a_tie_is_not_first():
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_beyond_the_weighted_dims_get_no_gradient(kind):
     ours, _ = functions(kind)
-    nesting = Nesting((4, 9, 24), (1.0, 1.0, 0.0))
+    nesting = Nesting((3, 9, 24), (1.0, 1.0, 0.0))
     for grad in jax.grad(lambda a: ours(*a, nesting).total)(problem(kind))[:2]:
         assert not grad[:, 9:].any()
         assert grad[:, :9].all()
