@@ -114,11 +114,11 @@ def times(z: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def inverse_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
-    """1 / the norm of every prefix, (G, B); 0 for a prefix of zeros."""
+    """1 / the norm of every prefix, (G, B); 1 for a prefix of zeros, whose cosines are 0 and whose gradient is finite."""
     lows = (0, *nesting.dims[:-1])
     blocks = [jnp.square(z_BxD[:, a:b].astype(jnp.float32)).sum(axis=1) for a, b in zip(lows, nesting.dims)]
     squared = jnp.cumsum(jnp.stack(blocks), axis=0)
-    return jnp.where(squared > 0, lax.rsqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+    return lax.rsqrt(jnp.where(squared > 0, squared, 1.0))
 
 
 def every_pair(layout: Layout, tile: Callable, rows: Side, columns: Side, row_state, column_state):
