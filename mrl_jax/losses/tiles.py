@@ -114,7 +114,7 @@ def times(z: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def inverse_norms(z_BxD: jax.Array, nesting: Nesting) -> jax.Array:
-    """1 / the norm of every prefix, (G, B); 1 for a prefix of zeros, whose cosines are 0 and whose gradient is finite."""
+    """1 / the norm of every prefix, (G, B); 1 for a prefix of zeros: its cosines are 0, its gradient is finite."""
     lows = (0, *nesting.dims[:-1])
     blocks = [jnp.square(z_BxD[:, a:b].astype(jnp.float32)).sum(axis=1) for a, b in zip(lows, nesting.dims)]
     squared = jnp.cumsum(jnp.stack(blocks), axis=0)
