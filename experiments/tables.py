@@ -34,7 +34,7 @@ def lines(table: Table, scale: str, runs: str, data: str, seed: int) -> list[str
     own = training.SCALES[scale]
     words = training.words(own, runs, data)
     missing = [run for run in table.train if run in own.left_out]
-    if len(missing) == len(table.train):
+    if missing and len(missing) == len(table.train):
         raise ValueError(f"--scale={scale} has none of the runs {missing}: take --scale=paper, or --debug")
     found = [line for run in table.train for line in training.commands(run, own, words, seed)]
     absent = [f"{{runs}}/{run} ".replace("{runs}", runs) for run in missing]
