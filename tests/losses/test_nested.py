@@ -1,5 +1,7 @@
 """The nested losses against the naive loop, in value and gradient, on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,11 +42,19 @@ def functions(kind):
 
 
 def value_and_grad(loss, arguments, target, nesting=NESTING, **options):
-    def total(arguments):
+    return compiled(loss, nesting, jax.sharding.get_abstract_mesh(), **options)(arguments, target)
+
+
+@functools.cache
+def compiled(loss, nesting, mesh, **options):
+    """Tests that differ in numbers alone share it: compiling takes most of their time."""
+    del mesh  # the one in use
+
+    def total(arguments, target):
         nested = loss(*arguments, target, nesting, **options)
         return nested.total, nested
 
-    return jax.value_and_grad(total, has_aux=True)(arguments)
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
 def assert_same(found, expected, rtol=1e-5):

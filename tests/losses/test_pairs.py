@@ -1,5 +1,7 @@
 """The losses of all pairs against the naive loop, in value and gradient, on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,14 +30,20 @@ def functions(kind):
     return getattr(losses, f"nested_{kind}"), getattr(reference, f"nested_{kind}")
 
 
-def value_and_grad(loss, arguments, nesting=NESTING, **options):
+def value_and_grad(loss, arguments, **options):
     """By every argument, of the total and, through weights of their own, of the values per dim."""
+    return compiled(loss, **options)(arguments)
+
+
+@functools.cache
+def compiled(loss, **options):
+    """Tests that differ in numbers alone share it: compiling takes most of their time."""
 
     def total(arguments):
-        nested = loss(*arguments, nesting, **options)
-        return nested.total + nested.per_dim @ jnp.arange(1.0, 1 + len(nesting)), nested
+        nested = loss(*arguments, NESTING, **options)
+        return nested.total + nested.per_dim @ jnp.arange(1.0, 1 + len(NESTING)), nested
 
-    return jax.jit(jax.value_and_grad(total, has_aux=True, argnums=0))(arguments)
+    return jax.jit(jax.value_and_grad(total, has_aux=True, argnums=0))
 
 
 def assert_same(found, expected, rtol=1e-5):
@@ -50,7 +58,7 @@ def assert_same(found, expected, rtol=1e-5):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("rows", "chunk"), [(10, None), (10, 3), (10, 5), (1, None), (4, 1)])
+@pytest.mark.parametrize(("rows", "chunk"), [(10, None), (10, 4), (10, 5), (1, None), (4, 1)])
 def test_equals_the_loop_for_any_chunk(kind, rows, chunk):
     ours, naive = functions(kind)
     arguments = problem(kind, rows)
@@ -127,7 +135,7 @@ def test_zero_tiny_and_huge_rows_stay_finite_and_right(kind):
 def test_a_tie_is_not_first():
     u = jnp.eye(4, 24).at[1].set(jnp.eye(4, 24)[0])
     for kind, more in (("contrastive", ()), ("sigmoid", (0.0,))):
-        for chunk in (1, 2, None):
+        for chunk in (2, None):
             correct = functions(kind)[0](u, u, 5.0, *more, Nesting.fixed(24), chunk=chunk).correct
             assert correct.tolist() == [[False, False, True, True]]
 
@@ -136,7 +144,7 @@ def test_a_tie_is_not_first():
 def test_features_beyond_the_weighted_dims_get_no_gradient(kind):
     ours, _ = functions(kind)
     nesting = Nesting((3, 9, 24), (1.0, 1.0, 0.0))
-    for grad in jax.grad(lambda a: ours(*a, nesting).total)(problem(kind))[:2]:
+    for grad in jax.jit(jax.grad(lambda a: ours(*a, nesting).total))(problem(kind))[:2]:
         assert not grad[:, 9:].any()
         assert grad[:, :9].all()
 
