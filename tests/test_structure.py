@@ -48,7 +48,7 @@ ALLOWED = {
     "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "config", "parts", "step"},
-    "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
+    "extract": {"data", "features_dir", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
     "studies": FOUNDATION | {"data", "evals", "feature_pairs", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},

@@ -26,6 +26,7 @@ class Source:
       label_names: one name per class, or None.
       max_labels: the most labels an example has; 1 where each has exactly one.
       class_counts: the examples of each class in this split, or None where that is not known without reading it.
+      fields: the integers that every record has besides its label, of `records.FIELDS`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     label_names: tuple[str, ...] | None = None
     max_labels: int = 1
     class_counts: tuple[int, ...] | None = None
+    fields: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ def concatenate(parts: Sequence[Source]) -> Source:
         max_labels=most,
         label_names=max(names, default=None),
         class_counts=None,
+        fields=tuple(field for field in first.fields if all(field in part.fields for part in parts)),
     )
 
 
@@ -133,13 +136,16 @@ def _open(name: str, split: str, directory: pathlib.Path) -> Source:
         raise ValueError(f"split {split!r} of dataset {name!r} is not one of {splits}{nearest(split, splits)}")
     records = array_records.open_split(directory, manifest["splits"][split])
     classes, names = manifest["num_classes"], manifest["label_names"]
+    if "split_classes" in manifest:
+        classes = manifest["split_classes"][split]
+        names = names and names[:classes]
     counts = manifest["class_counts"][split] if "class_counts" in manifest else None
     for what, found in (("label names", names), ("class counts", counts)):
         if found is not None and len(found) != classes:
             raise ValueError(f"{directory}: {len(found)} {what} for num_classes={classes}")
     # Datasets written before there were several labels say nothing of them.
-    most = manifest.get("max_labels", 1)
-    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts))
+    most, fields = manifest.get("max_labels", 1), tuple(manifest.get("fields", ()))
+    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts), fields)
 
 
 def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
