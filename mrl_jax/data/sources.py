@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mrl_jax.choices import nearest
-from mrl_jax.data import array_records, icons, synthetic
+from mrl_jax.data import array_records, icon_identities, icons, synthetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,7 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
 
     Names:
       "icons": the embedded default, made under `data_dir` at first use (2 seconds); splits train and test.
+      "icons:identities": the same drawings for open-set retrieval (`icon_identities`); splits train, query, gallery.
       "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test.
       "array_record:PATH": a directory in our own format (`array_records`); PATH may be relative to `data_dir`.
       "tfds:NAME": a TFDS dataset that was built in array_record format under `data_dir`; splits as TFDS spells
@@ -108,9 +109,11 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
 
 
 def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
-    if rest:
-        raise ValueError(f"dataset {name!r}: 'icons' takes no options; write 'icons'")
-    return _open(name, split, icons.prepare(data_dir))
+    if rest not in ICONS:
+        raise ValueError(
+            f"dataset {name!r}: 'icons' takes no options; write 'icons' or 'icons:identities'{nearest(rest, ICONS)}"
+        )
+    return _open(name, split, icons.prepare(data_dir, *ICONS[rest]))
 
 
 def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -187,4 +190,8 @@ class _TfdsRecords:
         return {"image": record["image"], "label": int(record["label"])}
 
 
+ICONS = {
+    "": ("", icons.by_style),
+    "identities": (f"identities-{icon_identities.RULES}", icon_identities.arrange),
+}
 KINDS = {"icons": _icons, "synthetic": _synthetic, "array_record": _array_record, "tfds": _tfds}
