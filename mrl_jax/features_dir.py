@@ -54,6 +54,27 @@ class Info:
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+class Model(NamedTuple):
+    """The sub-model that made features: a checkpoint, by its step and the checksum of its manifest, at a width."""
+
+    step: int
+    manifest_sha256: str
+    width: float
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"step {self.step} of the checkpoint {self.manifest_sha256[:8]} at width {self.width:g}"
+
+
+def model_of(info: Info) -> Model | None:
+    """The model that made features; None where a user brought them. Features that name no width are of the whole."""
+    if not info.identity:
+        return None
+    checkpoint = info.identity["checkpoint"]
+    widths = [part["width"] for part in (info.identity, checkpoint) if "width" in part]
+    return Model(checkpoint["step"], checkpoint["manifest_sha256"], float(widths[0]) if widths else 1.0)
+
+
 class Features(NamedTuple):
     """Features and labels, memory-mapped and read-only, and what is known of them."""
 
