@@ -124,7 +124,7 @@ def write(out: pathlib.Path, sets: Sets, found: Matrices, judged: Mapping[str, A
     }
     percent = {m: {str(dim): (100 * x).tolist() for dim, x in by_dim.items()} for m, by_dim in found.items()}
     details = {"queries": list(sets.queries), "galleries": list(sets.galleries), "facts": "; ".join(sets.facts)}
-    details |= {"independent": independent, "compatible": dict(judged), "percent": percent}
+    details |= {"made_by": sets.made_by, "independent": independent, "compatible": dict(judged), "percent": percent}
     results.write(
         out,
         {"compatibility": values},

@@ -30,6 +30,7 @@ class Sets(NamedTuple):
       matching: which gallery items are right for which query.
       facts: what is known of them, in words.
       dims: those that every model was trained at; empty where that is not known.
+      made_by: by model its checkpoint, where that is known.
     """
 
     queries: dict[str, np.ndarray]
@@ -37,6 +38,7 @@ class Sets(NamedTuple):
     matching: Matching
     facts: list[str]
     dims: tuple[int, ...]
+    made_by: dict[str, str]
 
 
 def parse(flag: str, words: Sequence[str]) -> dict[str, str]:
@@ -84,6 +86,7 @@ def open_sets(
     choose("--camera_rule", camera_rule, CAMERA_RULES)
     choose("--difficulty", difficulty, DIFFICULTIES)
     own, others = _open("--queries", queries), _open("--galleries", galleries)
+    made_by = _made_by(own, others)
     first, second = next(iter(own.values())), next(iter(others.values()))
     if truth:
         matching, facts = _lists(truth, difficulty, first, second)
@@ -92,9 +95,21 @@ def open_sets(
     known = [set(found.info.dims) for found in (*own.values(), *others.values())]
     dims = tuple(sorted(set.intersection(*known)))
     q, g = ({name: _pooled(found)[0] for name, found in side.items()} for side in (own, others))
-    return Sets(
-        q, g, matching, [f"{len(next(iter(q.values())))} queries, {matching.shape[1]} gallery items", *facts], dims
-    )
+    rows = f"{matching.shape[0]} queries, {matching.shape[1]} gallery items"
+    return Sets(q, g, matching, [rows, *facts], dims, made_by)
+
+
+def _made_by(queries: Mapping[str, Features], galleries: Mapping[str, Features]) -> dict[str, str]:
+    """The checkpoint of each model; ValueError where one name stands for two of them."""
+    found = {name: features_dir.model_of(features.info) for name, features in queries.items()}
+    for name, features in galleries.items():
+        model = features_dir.model_of(features.info)
+        if found.setdefault(name, model) != model and model and found[name]:
+            raise ValueError(
+                f"{name!r} has queries of {found[name]} and a gallery of {model}: embed both with one model, or give "
+                "the two models names of their own"
+            )
+    return {name: str(model) for name, model in found.items() if model}
 
 
 def _open(flag: str, paths: Mapping[str, str]) -> dict[str, Features]:

@@ -102,12 +102,12 @@ def test_one_camera_alone_leaves_nothing_to_find(models, tmp_path):
         open_sets(one, none, camera_rule="on")
 
 
-def manifest(path, names):
+def manifest(path, names, step=1):
     """The features at `path` as if embedded, with names of identities."""
     z, labels, _ = features_dir.open_features(path)
     camera = features_dir.open_features(path).info.fields["camera"]
     identity = {
-        "checkpoint": {"step": 1, "manifest_sha256": "a"},
+        "checkpoint": {"step": step, "manifest_sha256": "a"},
         "dataset": {"name": "d", "split": "s", "sha256_of_three": "b"},
         "fields": {"camera": features_dir.digest(camera)},
     }
@@ -125,6 +125,7 @@ def test_identities_are_matched_by_name_and_junk_is_left_out(models):
     manifest(galleries["new"], ["b", "a", "-1", "0000"])
     sets = open_sets(queries, galleries)
     assert sets.dims == (4, 8)
+    assert sets.made_by == {"new": "step 1 of the checkpoint a at width 1"}
     relevant, valid = sets.matching.tile(slice(0, 4))
     for row, name in enumerate("abcd"):
         expected = [["b", "a", "-1", "0000"][i] == name for i in IDS]
@@ -137,6 +138,9 @@ def test_identities_are_matched_by_name_and_junk_is_left_out(models):
     assert valid[:, IDS == 2].all()
     with pytest.raises(ValueError, match=r"--junk=000: '000' is not the name .*did you mean '0000'"):
         open_sets(queries, galleries, junk=("000",))
+    manifest(galleries["new"], ["b", "a", "-1", "0000"], step=2)
+    with pytest.raises(ValueError, match=r"'new' has queries of step 1 .* and a gallery of step 2"):
+        open_sets(queries, galleries)
 
 
 def test_lists_in_place_of_identities(models, tmp_path):
