@@ -29,6 +29,7 @@ from mrl_jax.nesting import Nesting
 
 METRICS = ("map", "map@100", "minp", "cmc@1", "cmc@5", "tar@1e-3")
 UNKNOWN = "tpir@1e-2"  # added to them where some queries have nothing to find
+LINE = 110  # characters
 Matrices = Mapping[str, Mapping[int, np.ndarray]]  # by metric and dim: (models of queries, models of galleries)
 
 
@@ -93,14 +94,9 @@ def judge(sets: Sets, matrix: np.ndarray, independent: str) -> dict[str, Any] | 
 def text(sets: Sets, found: Matrices, judged: Mapping[str, Any]) -> list[str]:
     """The tables, in percent, and what they say of compatibility."""
     lines = []
-    width = max(6, *(len(name) for name in sets.galleries))
-    first = max(len(name) for name in sets.queries)
-    for metric, by_dim in found.items():
-        for dim, matrix in by_dim.items():
-            lines.append(f"{metric} at {dim} dims, in percent (rows: queries, columns: gallery)")
-            lines.append(" " * (first + 2) + "  ".join(f"{name:>{width}}" for name in sets.galleries))
-            for name, row in zip(sets.queries, matrix):
-                lines.append(f"{name:>{first}}  " + "  ".join(f"{100 * value:{width}.2f}" for value in row))
+    for dim in next(iter(found.values())):
+        lines.append(f"{dim} dims, in percent (rows: models of the queries, columns: of the gallery)")
+        lines += _beside(sets, {metric: by_dim[dim] for metric, by_dim in found.items()})
     for dim, verdict in judged.items():
         lines.append(
             f"At {dim} dims by {next(iter(found))}: new queries beat the old model in its own gallery in "
@@ -109,6 +105,24 @@ def text(sets: Sets, found: Matrices, judged: Mapping[str, Any]) -> list[str]:
         )
         gains = (f"{pair} {'none to have' if g is None else f'{g:.3f}'}" for pair, g in verdict["update_gain"].items())
         lines.append(f"  update gain: {', '.join(gains)}")
+    return lines
+
+
+def _beside(sets: Sets, matrices: Mapping[str, np.ndarray]) -> list[str]:
+    """The matrices of one dim, as many beside each other as a line holds."""
+    width = max(6, *(len(name) for name in sets.galleries))
+    first = max(len(name) for name in sets.queries)
+    block = (width + 2) * len(sets.galleries)
+    each = max((LINE - first) // (block + 3), 1)
+    lines, names = [], list(matrices)
+    for start in range(0, len(names), each):
+        some = names[start : start + each]
+        header = "".join(f"{name:>{width + 2}}" for name in sets.galleries)
+        lines.append(" " * first + "".join(f"   {name:^{block}}" for name in some).rstrip())
+        lines.append(" " * first + "".join(f"   {header}" for _ in some))
+        for row, name in enumerate(sets.queries):
+            cells = ("".join(f"{100 * value:{width + 2}.2f}" for value in matrices[metric][row]) for metric in some)
+            lines.append(f"{name:>{first}}" + "".join(f"   {part}" for part in cells))
     return lines
 
 

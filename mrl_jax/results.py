@@ -204,7 +204,7 @@ def _heat_map(what: HeatMap) -> Any:
     middle = (min(map(min, what.values)) + max(map(max, what.values))) / 2
     for i, row in enumerate(what.values):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value <= middle else "black")
     axes.set_xticks(range(len(what.columns)), what.columns)
     axes.set_yticks(range(len(what.rows)), what.rows)
     axes.set_xlabel(what.x_label)

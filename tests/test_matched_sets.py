@@ -203,7 +203,9 @@ def test_what_it_writes(models, tmp_path):
     found = compatibility.matrices(sets, ("map@100",), (4, 8))
     judged = {str(dim): compatibility.judge(sets, m, "") for dim, m in found["map@100"].items()}
     lines = compatibility.text(sets, found, judged)
-    assert f"{100 * found['map@100'][8][1, 0]:.2f}" in lines[-3 - 2]
+    at = lines.index("8 dims, in percent (rows: models of the queries, columns: of the gallery)")
+    assert [line.split() for line in lines[at + 1 : at + 3]] == [["map@100"], ["old", "new"]]
+    assert lines[at + 4].split() == ["new", *(f"{100 * value:.2f}" for value in found["map@100"][8][1])]
     compatibility.write(tmp_path / "out", sets, found, judged, "")
     record = results.read(tmp_path / "out")["compatibility"]
     assert record["values"]["map@100 new in old@8"] == found["map@100"][8][1, 0]
