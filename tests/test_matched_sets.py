@@ -218,6 +218,19 @@ def test_what_it_writes(models, tmp_path):
     for part in ("percent.map@100.8", "<th>old</th>", "python -m mrl_jax.compatibility", "data:image/png"):
         assert part in page
     assert "Training" not in page
+    assert "<th>other</th>" not in page
+
+
+def test_rows_are_queries_and_columns_galleries_on_the_page(models, tmp_path):
+    queries, galleries = models
+    sets = open_sets(
+        {"old": queries["old"], "new": queries["new"]}, {"new": galleries["new"], "other": galleries["other"]}
+    )
+    found = compatibility.matrices(sets, ("map",), (8,))
+    assert compatibility.judge(sets, found["map"][8], "") is None
+    compatibility.write(tmp_path, sets, found, {}, "")
+    table = (tmp_path / "report.html").read_text().split("percent.map.8")[1]
+    assert "<th>new</th><th>other</th></tr><tr><th>old</th>" in table
 
 
 @pytest.mark.slow

@@ -120,6 +120,18 @@ def test_accept_rates():
     np.testing.assert_allclose(rated(rankings.Accepts, scores, relevant, valid, 0.4), 2 / 3)
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.99])
+def test_accept_rates_of_many_scores_are_those_of_all_sorted(rate):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 300, (40, 50)) / 300  # many ties
+    relevant, valid = rng.random((40, 50)) < 0.3, rng.random((40, 50)) < 0.9
+    others = np.sort(scores[~relevant & valid])[::-1]
+    threshold = others[int(rate * len(others))]
+    expected = np.mean(scores[relevant & valid] > threshold)
+    for rows in (1, 3, 40):
+        assert rated(rankings.Accepts, scores, relevant, valid, rate, rows) == expected
+
+
 def test_identification_rates():
     scores = np.array([[0.9, 0.1], [0.3, 0.6], [0.7, 0.2], [0.5, 0.4], [0.1, 0.2]])
     relevant = np.array([[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]], bool)
