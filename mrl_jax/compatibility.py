@@ -175,6 +175,10 @@ def main(argv: list[str]) -> None:
     galleries = matched_sets.parse("--galleries", options.galleries)
     dims = trained.whole_numbers(options.dims)
     compatibility.check_metrics(options.metrics)
+    for name in ("junk", "camera_rule") if options.ground_truth else ("difficulty",):
+        if options[name].present:
+            other = "cannot go with" if options.ground_truth else "needs"
+            raise ValueError(f"--{name} {other} --ground_truth, whose lists say what counts")
     if options.independent and not (options.independent in queries and options.independent in galleries):
         raise ValueError(f"--independent={options.independent} must be one of both --queries and --galleries")
     sets = matched_sets.open_sets(

@@ -185,7 +185,8 @@ def _identities(
         ]
         names = [tuple(number), tuple(number)]
     is_junk = np.isin(ids[1], _junk(junk, names[0])) if ids[1].ndim == 1 else None
-    cameras = [found.info.fields.get("camera", None) for found in (queries, gallery)]
+    # A template is of many pictures: it has no camera.
+    cameras = [None if "template" in f.info.fields else f.info.fields.get("camera", None) for f in (queries, gallery)]
     if camera_rule == "on" and any(camera is None for camera in cameras):
         raise ValueError("--camera_rule=on: queries and galleries need cameras.npy; prepare them with cameras, or off")
     ruled = camera_rule != "off" and all(camera is not None for camera in cameras)

@@ -172,6 +172,8 @@ def test_faces_are_pooled_to_templates(tmp_path):
     sets = open_sets(path, path)
     np.testing.assert_allclose(sets.queries["m"], pooled)
     assert sets.matching.query_ids.tolist() == [0, 1]
+    path = {"m": save(tmp_path / "x", z, labels, labels, template=template, media=media)}
+    assert open_sets(path, path).matching.query_cameras is None
 
 
 def test_several_identities_of_a_row():
@@ -243,3 +245,5 @@ def test_the_command(models, tmp_path):
     assert (tmp_path / "out/report.html").is_file()
     output = command.finish(command.start("mrl_jax.compatibility", *flags, "--independent=x"), expect=1)
     assert "error: --independent=x must be one of both" in output
+    output = command.finish(command.start("mrl_jax.compatibility", *flags, "--difficulty=hard"), expect=1)
+    assert "error: --difficulty needs --ground_truth, whose lists say what counts" in output
