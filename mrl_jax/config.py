@@ -153,6 +153,8 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
         c.checkpoint.every, c.log.every = 2, 1
         for evaluator in c.evals.values():
             evaluator.every, evaluator.split = 2, "test"
+            if "gallery" in evaluator:
+                evaluator.gallery = "train"
     return c
 
 

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mrl_jax import parts, progress, sharding, trained, workdir
+from mrl_jax import features_dir, parts, progress, sharding, trained, workdir
 from mrl_jax.data import images, pipeline, sources
+from mrl_jax.data import labels as columns
 from mrl_jax.features_writer import FeaturesWriter, Layout
 
 BLOCK_ROWS = 8192
@@ -50,6 +51,8 @@ def extract(
     run = trained.assemble(path, step, config)
     with workdir.owned(out, "--out"), jax.set_mesh(run.mesh):
         writer, needed, block_rows = _open(run, out, identity(path, step, run, dtype), dtype, block_rows)
+        if writer:
+            write_fields(out, run.train_source)
         if not needed.any():
             if writer:
                 writer.close()
@@ -65,9 +68,16 @@ def extract(
             writer.close()
 
 
+def write_fields(out: pathlib.Path, source: sources.Source) -> None:
+    """Writes what the records have besides image and label, such as cameras, to its files in `out`."""
+    for name in source.fields:
+        features_dir.write_field(out, name, columns.field(source, name))
+
+
 def identity(path: pathlib.Path, step: int, run: parts.Parts, dtype: str) -> dict[str, Any]:
     """What tells features from any others: the checkpoint, the data and how they are read, the dtype."""
     source, data = run.train_source, run.config.data
+    fields = {name: features_dir.digest(columns.field(source, name)) for name in source.fields}
     return {
         "checkpoint": trained.identity(path, step),
         "dataset": {
@@ -78,6 +88,7 @@ def identity(path: pathlib.Path, step: int, run: parts.Parts, dtype: str) -> dic
             "sha256_of_three": _fingerprint(source),
         },
         "dtype": dtype,
+        **({"fields": fields} if fields else {}),
     }
 
 

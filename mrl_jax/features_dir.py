@@ -2,7 +2,8 @@
 
 A directory holds `features.npy` (N, D) float16 or float32, `labels.npy` (N,) or (N, L) int32 (L labels per row, padded
 with -1), rows in the dataset's order, and `manifest.json`, written last: sizes, the SHA-256 of every block of rows,
-and whose features of which data they are. Without the manifest it is unfinished.
+and whose features of which data they are. Without the manifest it is unfinished. Where the records have other integers
+besides, each has its file: `cameras.npy` (N,) int32 (FIELDS has them all).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -18,6 +19,8 @@ import numpy as np
 
 MANIFEST, JOURNAL, FEATURES, LABELS = "manifest.json", "progress.jsonl", "features.npy", "labels.npy"
 FORMAT = 1
+# By field of a record (`records.FIELDS`): the file that keeps it.
+FIELDS = {"camera": "cameras.npy", "template": "templates.npy", "media": "media.npy"}
 # What safetensors calls the dtypes that features and labels may have.
 _DTYPES = {
     "F64": np.float64,
@@ -41,12 +44,35 @@ class Info:
       dims: the dims that were trained; empty where that is not known.
       label_names: one per class, or None.
       identity: the checkpoint, the data and the dtype, as in the manifest; empty for files that a user brought.
+      fields: other integers of the rows, (N,) each, such as "camera".
     """
 
     num_classes: int
     dims: tuple[int, ...] = ()
     label_names: tuple[str, ...] | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class Model(NamedTuple):
+    """The sub-model that made features: a checkpoint, by its step and the checksum of its manifest, at a width."""
+
+    step: int
+    manifest_sha256: str
+    width: float
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"step {self.step} of the checkpoint {self.manifest_sha256[:8]} at width {self.width:g}"
+
+
+def model_of(info: Info) -> Model | None:
+    """The model that made features; None where a user brought them. Features that name no width are of the whole."""
+    if not info.identity:
+        return None
+    checkpoint = info.identity["checkpoint"]
+    widths = [part["width"] for part in (info.identity, checkpoint) if "width" in part]
+    return Model(checkpoint["step"], checkpoint["manifest_sha256"], float(widths[0]) if widths else 1.0)
 
 
 class Features(NamedTuple):
@@ -111,18 +137,50 @@ def _open_directory(path: pathlib.Path, verify: bool) -> Features:
                 f"{path}: {len(wrong)} blocks of rows have changed since they were written, the first at row "
                 f"{wrong[0] * found['block_rows']}: run the command that wrote them again, it repairs them"
             )
-        names = found["label_names"]
+        names, identity = found["label_names"], found["identity"]
+        # Features written before there were such fields have none.
+        fields = _fields(path, tuple(identity.get("fields", ())), found["rows"])
+        for name, values in fields.items():
+            if verify and digest(values) != identity["fields"][name]:
+                raise ValueError(f"{path / FIELDS[name]} has changed since it was written: embed again elsewhere")
         return features._replace(
-            info=Info(found["num_classes"], tuple(found["dims"]), names and tuple(names), found["identity"])
+            info=Info(found["num_classes"], tuple(found["dims"]), names and tuple(names), identity, fields)
         )
     if (path / JOURNAL).exists():
         raise ValueError(f"{path} is unfinished: run the same `python -m mrl_jax.embed` command again to complete it")
     if (path / FEATURES).is_file() and (path / LABELS).is_file():
-        return _pair(path / FEATURES, path / LABELS)
+        features = _pair(path / FEATURES, path / LABELS)
+        names = tuple(name for name, file in FIELDS.items() if (path / file).is_file())
+        fields = _fields(path, names, len(features.z))
+        return features._replace(info=dataclasses.replace(features.info, fields=fields))
     splits = sorted(p.parent.name for p in path.glob(f"*/{MANIFEST}"))
     if splits:
         raise ValueError(f"{path} holds the splits {splits}: name one of them, as in {path / splits[0]}")
     raise FileNotFoundError(f"{path} holds neither {MANIFEST} nor {FEATURES} and {LABELS}: no features are there")
+
+
+def _fields(path: pathlib.Path, names: Sequence[str], rows: int) -> dict[str, np.ndarray]:
+    fields = {name: _read(path / FIELDS[name], name) for name in names}
+    for name, values in fields.items():
+        if values.shape != (rows,) or not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(
+                f"{path / FIELDS[name]} holds {values.dtype}{values.shape}: it must be integers of shape ({rows},)"
+            )
+    return fields
+
+
+def digest(values_N: np.ndarray) -> str:
+    """The SHA-256 of integers as int32, in hex."""
+    return hashlib.sha256(np.ascontiguousarray(values_N, np.int32)).hexdigest()
+
+
+def write_field(path: pathlib.Path, name: str, values_N: np.ndarray) -> None:
+    """Writes the file of a field, in one piece."""
+    path.mkdir(parents=True, exist_ok=True)
+    unfinished = path / f".{FIELDS[name]}.{os.getpid()}"
+    with unfinished.open("wb") as file:
+        np.save(file, np.asarray(values_N, np.int32))
+    unfinished.replace(path / FIELDS[name])
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:

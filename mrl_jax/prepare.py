@@ -7,6 +7,8 @@ array_record:DIR).
 python -m mrl_jax.prepare photos --data_dir=data/photos --splits=train:0.9,test:0.1
 python -m mrl_jax.prepare imagenet --data_dir=data/imagenet --max_size=512 --seed=0 --workers=16
 python -m mrl_jax.prepare 'jft/*.tar' --data_dir=data/jft --labels=classes.txt --skip_fraction=0.001
+python -m mrl_jax.prepare Market-1501-v15.09.15 --layout=market1501 --data_dir=data/market
+python -m mrl_jax.prepare emoji.npz --image_key=x --label_key=y --camera_key=vendor --open_set=0.5 --data_dir=data/emoji
 python -m mrl_jax.prepare list.csv --data_dir=data/web --label_separator=';' --exclude_near=data/imagenet:val
 
 The same command goes on after a kill, and writes the same bytes.
@@ -22,16 +24,17 @@ from absl import flags
 from mrl_jax import commands
 from mrl_jax.data import array_records
 from mrl_jax.data.preparing import readers, running
+from mrl_jax.data.preparing.layouts import LAYOUTS
 from mrl_jax.data.preparing.spec import Spec, parse_splits
 
-READER_FLAGS = ("image_key", "label_key", "split_key", "label_separator", "root", "source_dir")
+READER_FLAGS = ("image_key", "label_key", "split_key", "label_separator", "root", "source_dir", "camera_key")
 
 
 def spec_of(source: str, options: flags.FlagValues) -> Spec:
     """What the flags ask for."""
     reader = {name: getattr(options, name) for name in READER_FLAGS if getattr(options, name) is not None}
     splits = parse_splits(options.splits)
-    if readers.kind_of(source) == "named":
+    if readers.kind_of(source, options.layout) == "named":
         reader = {"source_dir": "data"} | reader
         if splits and not isinstance(splits, Mapping):
             reader["source_splits"] = splits
@@ -50,6 +53,8 @@ def spec_of(source: str, options: flags.FlagValues) -> Spec:
         exclude_from=tuple(options.exclude_from),
         hash_distance=options.hash_distance,
         licence=options.licence,
+        layout=options.layout,
+        open_set=options.open_set,
     )
 
 
@@ -59,6 +64,8 @@ def describe(manifest: Mapping[str, Any], directory: pathlib.Path) -> str:
     for split, shards in manifest["splits"].items():
         examples, size = (sum(shard[key] for shard in shards) for key in ("examples", "bytes"))
         counts = manifest["class_counts"][split]
+        if "split_classes" in manifest:  # the others are no classes of this split
+            counts = [count for count in counts if count]
         lines.append(
             f"{split}: {examples} examples in {len(shards)} shards, {size / 1e6:.1f} MB, {len(counts)} classes of "
             f"{min(counts)} to {max(counts)} examples"
@@ -106,6 +113,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_list("exclude_from", ["train"], "The splits that --exclude_near leaves examples out of.")
     flags.DEFINE_integer("hash_distance", 6, "How many of 64 bits may differ between images that look alike.")
+    flags.DEFINE_string("layout", "", f"A known layout of files in the folder SOURCE: {', '.join(LAYOUTS)}.")
+    flags.DEFINE_float(
+        "open_set", 0.0, "The fraction of the classes that is kept from training and becomes splits query and gallery."
+    )
+    flags.DEFINE_string("camera_key", None, "Lists and arrays: the column or array of the cameras (vendors, shops).")
     flags.DEFINE_string("image_key", None, "Lists: the column of the paths. Arrays: that of the images.")
     flags.DEFINE_string("label_key", None, "The column, array, or field of a sample's json that holds the labels.")
     flags.DEFINE_string("split_key", None, "Lists: the column of the splits.")

@@ -36,26 +36,26 @@ _MOST_CHARACTERS = 20_000  # of the details of one result
 _MOST_ROWS = 64  # of a matrix
 
 
-def write(workdir: os.PathLike | str, config: Mapping[str, Any]) -> pathlib.Path:
-    """Writes `report.html` from what the workdir holds and returns its path."""
+def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathlib.Path:
+    """Writes `report.html` from what the workdir holds and returns its path; results alone have no config."""
     path = pathlib.Path(workdir)
     found = results.read(path)
     pictures = {picture.stem: picture for picture in sorted((path / "plots").glob("*.png"))}
-    sections = {"Training": _training(path / "metrics.jsonl")}
+    sections = {"Training": _training(path / "metrics.jsonl")} if config else {}
     for name, result in found.items():
         own = [pictures.pop(stem) for stem in list(pictures) if stem == name or stem.startswith(f"{name}-")]
         sections[name] = _result(result, own)
     if pictures:
         sections["More plots"] = "".join(map(_picture, pictures.values()))
-    sections["Config"] = (
-        f"<pre>{html.escape(_train_command(path))}</pre>"
-        f"<details><summary>config.json</summary><pre>{html.escape(json.dumps(config, indent=1))}</pre></details>"
-    )
-    order = [*(name for name in sections if name not in ("Training", "Config")), "Training", "Config"]
+    if config:
+        sections["Config"] = _config(path, config)
+    last = ("Training", "Config")
+    order = [*(name for name in sections if name not in last), *(name for name in last if name in sections)]
+    facts = _facts(config, found) if config else ""
     title = html.escape(path.resolve().name)
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{_facts(config, found)}"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{facts}"
         f"<nav>{''.join(_link(name) for name in order)}</nav>"
         f"{''.join(f'<h2 id={_id(name)}>{html.escape(name)}</h2>{sections[name]}' for name in order)}</body></html>\n"
     )
@@ -68,6 +68,13 @@ def refresh(workdir: os.PathLike | str) -> pathlib.Path | None:
     """`write` with the config that the folder holds; None, and nothing written, where it is not a run's."""
     config = pathlib.Path(workdir) / "config.json"
     return write(workdir, json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+
+
+def _config(path: pathlib.Path, config: Mapping[str, Any]) -> str:
+    return (
+        f"<pre>{html.escape(_train_command(path))}</pre>"
+        f"<details><summary>config.json</summary><pre>{html.escape(json.dumps(config, indent=1))}</pre></details>"
+    )
 
 
 def _link(name: str) -> str:
@@ -137,14 +144,15 @@ def _matrices(details: Any, name: str = "") -> list[tuple[str, list[list[float]]
 
 
 def _matrix(name: str, rows: list[list[float]], details: Mapping[str, Any]) -> str:
-    """A heat map, its sides named by those lists of the details that are as long."""
+    """A heat map, its sides named by lists of the details that are as long: rows by the first, columns by the last."""
     lists = [v for v in details.values() if isinstance(v, list) and v and not isinstance(v[0], list | dict)]
 
-    def side(length: int) -> list[str]:
-        return next((list(map(str, v)) for v in lists if len(v) == length), [str(i) for i in range(length)])
+    def side(length: int, last: bool) -> list[str]:
+        fitting = [list(map(str, v)) for v in lists if len(v) == length]
+        return fitting[-last] if fitting else [str(i) for i in range(length)]
 
-    named = list(zip(side(len(rows)), rows))
-    return f"<h3>{html.escape(name)}</h3>{charts.heat_table('', side(len(rows[0])), named)}"
+    named = list(zip(side(len(rows), False), rows))
+    return f"<h3>{html.escape(name)}</h3>{charts.heat_table('', side(len(rows[0]), True), named)}"
 
 
 def _picture(path: pathlib.Path) -> str:

@@ -164,6 +164,8 @@ class HeatMap(NamedTuple):
     rows: Sequence[Any]
     columns: Sequence[Any]
     values: Any  # (rows, columns)
+    x_label: str = "embedding dim"
+    y_label: str = ""
 
 
 class Pictures(NamedTuple):
@@ -195,15 +197,18 @@ def _lines(what: Lines) -> Any:
 
 
 def _heat_map(what: HeatMap) -> Any:
-    figure, axes = _figure((1.6 + 0.6 * len(what.columns), 1.2 + 0.4 * len(what.rows)))
+    longest = max(len(str(name)) for name in (*what.rows, *what.columns))
+    each = max(0.6, 0.09 * longest)
+    figure, axes = _figure((1.6 + each * len(what.columns) + 0.06 * longest, 1.2 + 0.4 * len(what.rows)))
     axes.imshow(what.values, cmap="viridis", aspect="auto")
     middle = (min(map(min, what.values)) + max(map(max, what.values))) / 2
     for i, row in enumerate(what.values):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value <= middle else "black")
     axes.set_xticks(range(len(what.columns)), what.columns)
     axes.set_yticks(range(len(what.rows)), what.rows)
-    axes.set_xlabel("embedding dim")
+    axes.set_xlabel(what.x_label)
+    axes.set_ylabel(what.y_label)
     axes.set_title(what.title, fontsize=10)
     return figure
 

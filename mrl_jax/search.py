@@ -2,6 +2,7 @@
 
 python -m mrl_jax.search --gallery=features/q/train --query=features/q/test --index=indexes/q --target=recall=0.99
 python -m mrl_jax.search --gallery=features/q/train --query=features/q/test --index=indexes/q          # from then on
+python -m mrl_jax.search --gallery=features/full/train --query=features/small/test --index=indexes/q   # another width
 python -m mrl_jax.search --gallery=g.npy --query=q.npy --index=indexes/x --target=latency=0.5 --k=100 --batch=1
 
 The first call tries indexes, shortlists and re-rankings on a sample of the queries, chooses the fastest that meets the
@@ -102,15 +103,36 @@ def show(record: dict, names: tuple[str, ...] | None, count: int) -> str:
     return "\n".join(lines)
 
 
+def check_models(gallery: Features, queries: Features, across: bool) -> str:
+    """What is known of the models of gallery and queries, in words; empty for those of files that a user brought.
+
+    Sub-models of one checkpoint share a space, whatever their widths. `across` allows any two of a size.
+
+    Raises:
+      ValueError: where they cannot be compared.
+    """
+    if gallery.z.shape[1] != queries.z.shape[1]:
+        raise ValueError(
+            f"--gallery has {gallery.z.shape[1]} features, --query {queries.z.shape[1]}: they are of two models"
+        )
+    own, other = (features_dir.model_of(found.info) for found in (gallery, queries))
+    if own and other and own._replace(width=other.width) != other and not across:
+        raise ValueError(
+            f"--gallery holds features of {own}, --query those of {other}: two models share no space unless they were "
+            "trained to. Embed both with one checkpoint, at any width; or, where `python -m mrl_jax.compatibility` "
+            "shows that one can search the other's gallery, add --across_models"
+        )
+    return f"Gallery: {own or 'not known'}; queries: {other or 'not known'}." if own or other else ""
+
+
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
     options, path = flags.FLAGS, pathlib.Path(flags.FLAGS.index)
     source, queries = features_dir.open_vectors(options.gallery), features_dir.open_vectors(options.query)
-    if source.z.shape[1] != queries.z.shape[1]:
-        raise ValueError(
-            f"--gallery has {source.z.shape[1]} features, --query {queries.z.shape[1]}: they are of two models"
-        )
+    models = check_models(source, queries, options.across_models)
+    if models:
+        print(models)
     for name in ("k", "batch", "sample", "show"):
         if getattr(options, name) < 0 or (name == "sample" and not options.sample):
             raise ValueError(f"--{name}={getattr(options, name)} must be positive")
@@ -137,6 +159,7 @@ if __name__ == "__main__":
     features = "a folder that embed wrote, FEATURES.npy,LABELS.npy, a .safetensors file, or a .npy file without labels"
     flags.DEFINE_string("gallery", None, f"What is searched: {features}.", required=True)
     flags.DEFINE_string("query", None, "What is looked for, likewise.", required=True)
+    flags.DEFINE_bool("across_models", False, "Lets queries of another checkpoint in: one trained to be compatible.")
     flags.DEFINE_string("index", None, "Folder of plan and index; made on first use.", required=True)
     flags.DEFINE_string("target", None, f"What the plan must reach; {DEFAULT_TARGET} by default. Only on first use.")
     flags.DEFINE_integer("k", 0, "Neighbours; by default the plan's, 10 on first use.")

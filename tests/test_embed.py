@@ -7,6 +7,7 @@ import command
 import jax
 import numpy as np
 import pytest
+import raw
 import tiny
 
 from mrl_jax import checkpoints, extract, feature_pairs, parts, probe, results, step, trained
@@ -99,6 +100,25 @@ def test_another_dataset_with_other_classes(workdir, tmp_path):
     assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
     with pytest.raises(ValueError, match=r"not trained on images of shape \(24, 24, 3\).*give --ops"):
         embed(workdir[0], tmp_path / "y", dataset=other)
+
+
+def test_cameras_lie_beside_the_features(workdir, tmp_path):
+    rng = np.random.default_rng(0)
+    cameras = np.arange(12) % 5 + 3
+    np.savez(
+        tmp_path / "a.npz", images=rng.integers(0, 255, (12, 16, 16), np.uint8), labels=np.arange(12) % 6, c=cameras
+    )
+    raw.prepare(tmp_path / "a.npz", tmp_path / "d", reader={"camera_key": "c"})
+    out, dataset = tmp_path / "x", f"array_record:{tmp_path / 'd'}"
+    found = embed(workdir[0], out, "train", dataset)
+    np.testing.assert_array_equal(found.info.fields["camera"], cameras)
+    (out / "cameras.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"cameras\.npy does not exist"):
+        open_features(out)
+    embed(workdir[0], out, "train", dataset)
+    np.save(out / "cameras.npy", cameras[::-1])
+    with pytest.raises(ValueError, match=r"cameras\.npy has changed since it was written"):
+        open_features(out, verify=True)
 
 
 @pytest.mark.parametrize(

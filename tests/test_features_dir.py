@@ -209,6 +209,18 @@ def test_bad_files_are_one_clear_error(pair, files, message):
         open_features(*[pair / name for name in files])
 
 
+def test_cameras_of_ones_own(tmp_path):
+    np.save(tmp_path / "features.npy", Z)
+    np.save(tmp_path / "labels.npy", Y)
+    assert open_features(tmp_path).info.fields == {}
+    np.save(tmp_path / "cameras.npy", Y)
+    np.testing.assert_array_equal(open_features(tmp_path).info.fields["camera"], Y)
+    for wrong in (Y[1:], Y.astype(float)):
+        np.save(tmp_path / "cameras.npy", wrong)
+        with pytest.raises(ValueError, match=r"cameras.npy holds .*: it must be integers of shape \(23,\)"):
+            open_features(tmp_path)
+
+
 def test_a_manifest_that_is_none(whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     (whole / "manifest.json").write_text(json.dumps(manifest | {"dim": 3}))

@@ -35,6 +35,8 @@ def test_mistakes_are_one_line(tmp_path):
     output = command.finish(run(tmp_path / "nowhere", tmp_path / "d"), expect=1)
     assert output.startswith(f"error: there is no {tmp_path / 'nowhere'}")
     assert len(output.strip().splitlines()) == 1
+    output = command.finish(run(tmp_path, tmp_path / "d", "--layout=market"), expect=1)
+    assert output.startswith("error: --layout='market' is not one of ['market1501', 'veri776', 'msmt17', 'inshop', ")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 from command import finish, start
 
 from mrl_jax import features_dir
+from mrl_jax.search import check_models
 
 pytest.importorskip("faiss")
 
@@ -45,6 +46,28 @@ def test_plans_once_then_serves(files):
     assert "has a plan already" in search(files, "--target=recall=0.5", expect=1)
     assert "they are of two models" in search(files, expect=1, gallery="narrow.npy")
     assert (files / "index" / "plan.json").read_bytes() == before
+
+
+def of_model(width=None, sha="a" * 64, step=7, dim=4):
+    identity = {"checkpoint": {"step": step, "manifest_sha256": sha}, "dataset": {}, "dtype": "float32"}
+    identity |= {} if width is None else {"width": width}
+    info = features_dir.Info(1, identity=identity if sha else {})
+    return features_dir.Features(np.zeros((3, dim), np.float32), np.zeros(3, np.int32), info)
+
+
+def test_sub_models_of_one_checkpoint_search_each_others_galleries():
+    found = check_models(of_model(), of_model(0.25), False)
+    assert "at width 1; queries: step 7 of the checkpoint aaaaaaaa at width 0.25" in found
+    assert check_models(of_model(sha=""), of_model(sha=""), False) == ""
+    assert "not known" in check_models(of_model(sha=""), of_model(), False)
+    for other in (of_model(sha="b" * 64), of_model(step=8)):
+        with pytest.raises(
+            ValueError, match=r"of the checkpoint aaaaaaaa at width 1, --query those of .*across_models"
+        ):
+            check_models(of_model(), other, False)
+        assert check_models(of_model(), other, True)
+    with pytest.raises(ValueError, match="they are of two models"):
+        check_models(of_model(), of_model(dim=5), True)
 
 
 def test_vectors_without_labels(files):

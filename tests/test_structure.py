@@ -7,7 +7,18 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "mrl_jax"
-COMMANDS = {"convert", "embed", "evaluate", "prepare", "probe", "robustness", "search", "study", "train"}
+COMMANDS = {
+    "compatibility",
+    "convert",
+    "embed",
+    "evaluate",
+    "prepare",
+    "probe",
+    "robustness",
+    "search",
+    "study",
+    "train",
+}
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
 ALLOWED = {
@@ -46,9 +57,10 @@ ALLOWED = {
     "workdir": {"config", "writers"},
     "features_dir": set(),
     "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
+    "matched_sets": FOUNDATION | {"data", "evals", "feature_pairs", "features_dir"},
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "config", "parts", "step"},
-    "extract": {"data", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
+    "extract": {"data", "features_dir", "features_writer", "parts", "progress", "sharding", "trained", "workdir"},
     "studies": FOUNDATION | {"data", "evals", "feature_pairs", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION | {"config", "data", "evals", "mixing", "models", "objectives", "optim", "sharding", "step"},

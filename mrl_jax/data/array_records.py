@@ -2,7 +2,9 @@
 
 manifest.json: {"name", "source", "licence", "num_classes", "label_names" (list or null), "splits": {split: [shard]}},
 where a shard is {"file", "examples", "bytes", "sha256"}; and, where known, "max_labels" (the most labels of one
-example) and "class_counts": {split: [examples of class 0, of class 1, ...]}.
+example) and "class_counts": {split: [examples of class 0, of class 1, ...]}. Where there are more: "fields", the
+integers of every record besides its label; and "split_classes": {split: n}, where every label of a split is below n, as
+in a set of identities of which training knows the first n.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,14 @@ class Glyph(NamedTuple):
     image: np.ndarray
     concept: str
     family: str
+
+
+class Arranged(NamedTuple):
+    """Drawings as a dataset: the names of the classes, the records by split, and what else the manifest says."""
+
+    names: tuple[str, ...]
+    splits: dict[str, list[dict[str, Any]]]
+    facts: dict[str, Any]
 
 
 def concept(name: str) -> str:
@@ -82,8 +90,18 @@ def split(drawings: list[Glyph]) -> tuple[tuple[str, ...], list[dict[str, Any]],
     )
 
 
-def prepare(data_dir: pathlib.Path) -> pathlib.Path:
+def by_style(drawings: list[Glyph]) -> Arranged:
+    """`split` as a dataset."""
+    names, train, test = split(drawings)
+    return Arranged(names, {"train": train, "test": test}, {})
+
+
+def prepare(
+    data_dir: pathlib.Path, variant: str = "", arrange: Callable[[list[Glyph]], Arranged] = by_style
+) -> pathlib.Path:
     """The directory of the rendered icons under `data_dir`, rendering them first where it is not there or is damaged.
+
+    Drawings are put into splits by `arrange`, under the name `variant`.
 
     The directory appears in one piece: of several processes at once, one gets to put its own there, and all use it.
 
@@ -95,14 +113,14 @@ def prepare(data_dir: pathlib.Path) -> pathlib.Path:
     if spec is None:
         raise FileNotFoundError("dataset 'icons' is rendered from the fonts of qtawesome: pip install 'qtawesome<1.5'")
     version = importlib.metadata.version("qtawesome")
-    target = data_dir / "icons" / f"{RULES}-qtawesome-{version}"
+    target = data_dir / "icons" / f"{RULES}-qtawesome-{version}{variant and '-'}{variant}"
     if _intact(target):
         return target
     logging.info("Rendering the icons of qtawesome %s into %s", version, target)
     partial = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
         partial.mkdir(parents=True)
-        _render(pathlib.Path(spec.submodule_search_locations[0]) / "fonts", version, partial)
+        _render(pathlib.Path(spec.submodule_search_locations[0]) / "fonts", version, partial, arrange)
         _install(partial, target)
     except OSError as error:
         raise OSError(error.errno, f"cannot write the icons to {target} ({error}): name another data_dir") from error
@@ -119,12 +137,15 @@ def _draw(char: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     return np.asarray(canvas)[:, :, None]
 
 
-def _render(fonts: pathlib.Path, version: str, directory: pathlib.Path) -> None:
-    names, train, test = split(list(glyphs(fonts)))
+def _render(
+    fonts: pathlib.Path, version: str, directory: pathlib.Path, arrange: Callable[[list[Glyph]], Arranged]
+) -> None:
+    names, splits, facts = arrange(list(glyphs(fonts)))
     shards = {
         side: [array_records.write_shard(directory / f"{side}-00000-of-00001.array_record", examples)]
-        for side, examples in (("train", train), ("test", test))
+        for side, examples in splits.items()
     }
+    known = facts.get("split_classes", {})
     manifest = {
         "name": "icons",
         "source": f"qtawesome {version}",
@@ -132,7 +153,8 @@ def _render(fonts: pathlib.Path, version: str, directory: pathlib.Path) -> None:
         "num_classes": len(names),
         "label_names": names,
         "max_labels": 1,
-        "class_counts": {side: _counts(examples, len(names)) for side, examples in (("train", train), ("test", test))},
+        "class_counts": {side: _counts(examples, known.get(side, len(names))) for side, examples in splits.items()},
+        **facts,
         "splits": shards,
     }
     array_records.write_manifest(directory, manifest)

@@ -1,4 +1,4 @@
-"""The label of every record of a source, read once and kept beside the data."""
+"""The label of every record of a source, or another field of it, read once and kept beside the data."""
 
 import hashlib
 import os
@@ -37,9 +37,21 @@ def read(source: Source) -> np.ndarray:
     return label_N
 
 
-def _all(source: Source) -> list[list[int]]:
+def field(source: Source, name: str) -> np.ndarray:
+    """The field `name` of each record, int32 (N,), one of `source.fields`."""
+    cache = _cache(source, name)
+    kept = None if cache is None else _kept(cache, len(source.records))
+    if kept is not None:
+        return kept
+    value_N = np.array([value for (value,) in _all(source, name)], np.int32)
+    if cache is not None:
+        _keep(cache, value_N)
+    return value_N
+
+
+def _all(source: Source, name: str = "label") -> list[list[int]]:
     def some(first: int) -> list[list[int]]:
-        found = (source.records[i]["label"] for i in range(first, min(first + _CHUNK, len(source.records))))
+        found = (source.records[i][name] for i in range(first, min(first + _CHUNK, len(source.records))))
         return [list(label) if isinstance(label, list | tuple) else [int(label)] for label in found]
 
     with ThreadPoolExecutor() as pool:
@@ -51,13 +63,13 @@ def _rarest(labels: list[list[int]]) -> np.ndarray:
     return np.array([min(several, key=lambda c: (count[c], c)) for several in labels], np.int32)
 
 
-def _cache(source: Source) -> pathlib.Path | None:
+def _cache(source: Source, name: str = "label") -> pathlib.Path | None:
     """Where the labels of shards are kept; the name holds what they were read from."""
     if not isinstance(source.records, array_records.Records):
         return None
     paths = source.records.paths
     text = "".join(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns};" for path in paths)
-    return paths[0].parent / f".labels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
+    return paths[0].parent / f".{name}s-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
 
 
 def _kept(path: pathlib.Path, count: int) -> np.ndarray | None:

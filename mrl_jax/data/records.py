@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 Record = dict[str, Any]
+# What a record may have besides image and label, an integer each: the camera (vendor, shop, style) that took it; the
+# template and the medium of a face.
+FIELDS = ("camera", "template", "media")
 
 
 def encode(record: Record) -> bytes:

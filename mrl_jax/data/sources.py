@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mrl_jax.choices import nearest
-from mrl_jax.data import array_records, icons, synthetic
+from mrl_jax.data import array_records, icon_identities, icons, synthetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Source:
       label_names: one name per class, or None.
       max_labels: the most labels an example has; 1 where each has exactly one.
       class_counts: the examples of each class in this split, or None where that is not known without reading it.
+      fields: the integers that every record has besides its label, of `records.FIELDS`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     label_names: tuple[str, ...] | None = None
     max_labels: int = 1
     class_counts: tuple[int, ...] | None = None
+    fields: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ def concatenate(parts: Sequence[Source]) -> Source:
         max_labels=most,
         label_names=max(names, default=None),
         class_counts=None,
+        fields=tuple(field for field in first.fields if all(field in part.fields for part in parts)),
     )
 
 
@@ -89,6 +92,7 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
 
     Names:
       "icons": the embedded default, made under `data_dir` at first use (2 seconds); splits train and test.
+      "icons:identities": the same drawings for open-set retrieval (`icon_identities`); splits train, query, gallery.
       "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test.
       "array_record:PATH": a directory in our own format (`array_records`); PATH may be relative to `data_dir`.
       "tfds:NAME": a TFDS dataset that was built in array_record format under `data_dir`; splits as TFDS spells
@@ -105,9 +109,11 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
 
 
 def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
-    if rest:
-        raise ValueError(f"dataset {name!r}: 'icons' takes no options; write 'icons'")
-    return _open(name, split, icons.prepare(data_dir))
+    if rest not in ICONS:
+        raise ValueError(
+            f"dataset {name!r}: 'icons' takes no options; write 'icons' or 'icons:identities'{nearest(rest, ICONS)}"
+        )
+    return _open(name, split, icons.prepare(data_dir, *ICONS[rest]))
 
 
 def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -133,13 +139,16 @@ def _open(name: str, split: str, directory: pathlib.Path) -> Source:
         raise ValueError(f"split {split!r} of dataset {name!r} is not one of {splits}{nearest(split, splits)}")
     records = array_records.open_split(directory, manifest["splits"][split])
     classes, names = manifest["num_classes"], manifest["label_names"]
+    if "split_classes" in manifest:
+        classes = manifest["split_classes"][split]
+        names = names and names[:classes]
     counts = manifest["class_counts"][split] if "class_counts" in manifest else None
     for what, found in (("label names", names), ("class counts", counts)):
         if found is not None and len(found) != classes:
             raise ValueError(f"{directory}: {len(found)} {what} for num_classes={classes}")
     # Datasets written before there were several labels say nothing of them.
-    most = manifest.get("max_labels", 1)
-    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts))
+    most, fields = manifest.get("max_labels", 1), tuple(manifest.get("fields", ()))
+    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts), fields)
 
 
 def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -181,4 +190,8 @@ class _TfdsRecords:
         return {"image": record["image"], "label": int(record["label"])}
 
 
+ICONS = {
+    "": ("", icons.by_style),
+    "identities": (f"identities-{icon_identities.RULES}", icon_identities.arrange),
+}
 KINDS = {"icons": _icons, "synthetic": _synthetic, "array_record": _array_record, "tfds": _tfds}

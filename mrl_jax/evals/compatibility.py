@@ -12,6 +12,7 @@ import numpy as np
 from mrl_jax.choices import choose
 from mrl_jax.evals import rankings
 from mrl_jax.evals.exact import check
+from mrl_jax.evals.matching import Identities, Matching, known
 
 TILE = 2**24  # scores of a metric of single queries alive at once
 GRID = 2**24  # of cosines: float32 holds every multiple of 1 / GRID in -1..1, and is no finer next to 1
@@ -74,19 +75,68 @@ def cross_matrix(
     Raises:
       ValueError: for arrays that do not fit together, an unknown metric, or where no query has a relevant item.
     """
-    score = _metric(metric)
     query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
     _check(queries, galleries, query_ids, gallery_ids, query_cameras, gallery_cameras)
-    relevant_QxN = query_ids[:, None] == gallery_ids[None, :]
-    valid_QxN = np.broadcast_to(~np.isin(gallery_ids, list(junk_ids)), relevant_QxN.shape)
-    if query_cameras is not None:
-        same_QxN = np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None, :]
-        valid_QxN = valid_QxN & ~(relevant_QxN & same_QxN)
-    if not (relevant_QxN & valid_QxN).any():
-        cause = "" if query_cameras is None else ", or none by another camera"
-        raise ValueError(f"none of {len(query_ids)} queries has a gallery item of its identity{cause}: nothing to find")
-    matrix = [[score(q, g, relevant_QxN, valid_QxN) for g in galleries.values()] for q in queries.values()]
+    found = Identities(query_ids, gallery_ids, query_cameras, gallery_cameras, np.isin(gallery_ids, list(junk_ids)))
+    check_metrics([metric])
+    check_known(found)
+    matrix = [[measure(q, g, found, [metric])[metric] for g in galleries.values()] for q in queries.values()]
     return np.array(matrix), Names(tuple(queries), tuple(galleries))
+
+
+def measure(
+    queries_QxD: np.ndarray, gallery_NxD: np.ndarray, matching: Matching, metrics: Sequence[str], dim: int | None = None
+) -> dict[str, float]:
+    """The metrics (see `cross_matrix`) of one model's queries in one model's gallery, from one ranking.
+
+    Args:
+      queries_QxD: features of the queries.
+      gallery_NxD: features of the gallery, of the same or of another size.
+      matching: what matches what.
+      metrics: by name.
+      dim: of the prefixes to compare; None: the smaller of both sizes.
+
+    Raises:
+      ValueError: for an unknown metric, or a dim that not both have.
+    """
+    dim = dim or min(queries_QxD.shape[1], gallery_NxD.shape[1])
+    if not 1 <= dim <= min(queries_QxD.shape[1], gallery_NxD.shape[1]):
+        raise ValueError(f"dim={dim} of queries of {queries_QxD.shape[1]} and a gallery of {gallery_NxD.shape[1]}")
+    parsed = {name: _parse(name) for name in metrics}
+    rated = {
+        n: rankings.BY_RATE[m.kind](m.rate, matching.shape[0] * matching.shape[1])
+        for n, m in parsed.items()
+        if m.by_rate
+    }
+    single: dict[str, list[np.ndarray]] = {name: [] for name in metrics if name not in rated}
+    unit_NxD = _unit(gallery_NxD[:, :dim])
+    rows = max(TILE // len(unit_NxD), 1)
+    for first in range(0, len(queries_QxD), rows):
+        at = slice(first, first + rows)
+        relevant_BxN, valid_BxN = matching.tile(at)
+        scores_BxN = _cosines(_unit(queries_QxD[at, :dim]), unit_NxD)
+        for accumulated in rated.values():
+            accumulated.add(scores_BxN, relevant_BxN, valid_BxN)
+        ranked = rankings.rank(scores_BxN, relevant_BxN, valid_BxN) if single else None
+        for name, found in single.items():
+            found.append(rankings.PER_QUERY[parsed[name].kind](ranked, parsed[name].k))
+    means = {name: float(np.nanmean(np.concatenate(found))) for name, found in single.items()}
+    return {name: rated[name].value() if name in rated else means[name] for name in metrics}
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises ValueError for a name that is no metric."""
+    for name in metrics:
+        _parse(name)
+
+
+def check_known(matching: Matching) -> np.ndarray:
+    """Which queries (Q,) have an item to find; ValueError where none has."""
+    known_Q = known(matching, TILE)
+    if not known_Q.any():
+        cause = ", or none by another camera" if getattr(matching, "query_cameras", None) is not None else ""
+        raise ValueError(f"none of {len(known_Q)} queries has a gallery item of its identity{cause}: nothing to find")
+    return known_Q
 
 
 def compatible_pairs(matrix_mxm: np.ndarray) -> Compatibility:
@@ -119,19 +169,28 @@ def update_gain(cross: float, old: float, independent: float) -> float:
     return (cross - old) / (independent - old)
 
 
-def _metric(name: str):
-    """A function of (queries, gallery, relevant, valid)."""
+class _Metric(NamedTuple):
+    kind: str
+    k: int | None = None
+    rate: float = 0.0
+
+    @property
+    def by_rate(self) -> bool:
+        return self.kind in rankings.BY_RATE
+
+
+def _parse(name: str) -> _Metric:
     kind, _, number = name.partition("@")
     choose("metric", kind, (*rankings.PER_QUERY, *rankings.BY_RATE))
     if kind in rankings.BY_RATE:
         rate = _number(name, number, float)
         if not 0 <= rate <= 1:
             raise ValueError(f"metric={name!r}: the rate must be in 0..1")
-        return lambda q, g, relevant, valid: rankings.BY_RATE[kind](_cosines(q, g), relevant, valid, rate)
+        return _Metric(kind, rate=rate)
     k = _number(name, number, int) if number or kind in ("cmc", "r") else None
     if k is not None and (k < 1 or kind in ("map_trapezoid", "minp")):
         raise ValueError(f"metric={name!r}: k must be at least 1, and there is none for map_trapezoid and minp")
-    return lambda q, g, relevant, valid: _mean(rankings.PER_QUERY[kind], k, q, g, relevant, valid)
+    return _Metric(kind, k)
 
 
 def _number(name, text, kind):
@@ -141,21 +200,9 @@ def _number(name, text, kind):
         raise ValueError(f"metric={name!r} needs a number after '@', as in cmc@1, map@100 or tar@1e-3") from None
 
 
-def _mean(per_query, k, queries_QxD, gallery_NxD, relevant_QxN, valid_QxN) -> float:
-    rows = max(TILE // relevant_QxN.shape[1], 1)
-    found = []
-    for first in range(0, len(queries_QxD), rows):
-        at = slice(first, first + rows)
-        ranked = rankings.rank(_cosines(queries_QxD[at], gallery_NxD), relevant_QxN[at], valid_QxN[at])
-        found.append(per_query(ranked, k))
-    return float(np.nanmean(np.concatenate(found)))
-
-
-def _cosines(queries_QxD, gallery_NxD):
-    """Cosines of prefixes of the smaller size, to multiples of 1 / GRID: equal rows score equal, however summed."""
-    dim = min(queries_QxD.shape[1], gallery_NxD.shape[1])
-    cosines_QxN = _unit(queries_QxD[:, :dim]) @ _unit(gallery_NxD[:, :dim]).T
-    return (np.rint(cosines_QxN * GRID) / GRID).astype(np.float32)
+def _cosines(unit_QxD, unit_NxD):
+    """Cosines to multiples of 1 / GRID: equal rows score equal, however summed."""
+    return (np.rint(unit_QxD @ unit_NxD.T * GRID) / GRID).astype(np.float32)
 
 
 def _unit(z_NxD):

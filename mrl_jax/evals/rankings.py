@@ -74,39 +74,77 @@ PER_QUERY: dict[str, Callable] = {
 }
 
 
-def true_accepts(scores_QxN: np.ndarray, relevant_QxN: np.ndarray, valid_QxN: np.ndarray, rate: float) -> float:
+class Accepts:
     """TAR@FAR, one to one: the part of relevant pairs whose score is above that of all but `rate` of the other pairs.
 
-    A tie with an impostor that must be rejected is rejected.
+    A tie with an impostor that must be rejected is rejected. Scores come a tile at a time; of the impostors only those
+    are kept that the threshold may be among.
     """
-    accepted = _above(scores_QxN[relevant_QxN & valid_QxN], scores_QxN[~relevant_QxN & valid_QxN], rate)
-    return float(np.mean(accepted))
+
+    def __init__(self, rate: float, pairs: int):
+        """Of at most `pairs` scores in all."""
+        self._rate, self._keep = rate, int(rate * pairs + 1e-9) + 1
+        self._own: list[np.ndarray] = []
+        self._others: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, scores_QxN: np.ndarray, relevant_QxN: np.ndarray, valid_QxN: np.ndarray) -> None:
+        """Takes the scores of some queries."""
+        others = scores_QxN[~relevant_QxN & valid_QxN]
+        self._own.append(scores_QxN[relevant_QxN & valid_QxN])
+        self._count += len(others)
+        self._others.append(_largest(others, self._keep))
+        if sum(map(len, self._others)) > 2 * self._keep:
+            self._others = [_largest(np.concatenate(self._others), self._keep)]
+
+    def value(self) -> float:
+        """The rate of true accepts; ValueError where there are no matches, or nothing else."""
+        own, others = np.concatenate(self._own), np.concatenate(self._others)
+        return float(np.mean(_above(own, others, self._rate, self._count)))
 
 
-def true_identifications(scores_QxN: np.ndarray, relevant_QxN: np.ndarray, valid_QxN: np.ndarray, rate: float) -> float:
+class Identifications:
     """TPIR@FPIR, one to many: the part of queries with relevant items of which one is first and above the threshold.
 
     The threshold lets pass at most `rate` of the queries without relevant items, by their first item's score.
     """
-    scores_QxN = np.where(valid_QxN, scores_QxN, -np.inf)
-    known_Q = (relevant_QxN & valid_QxN).any(axis=1)
-    first_Q = scores_QxN.argmax(axis=1)
-    best_Q, right_Q = scores_QxN.max(axis=1), relevant_QxN[np.arange(len(first_Q)), first_Q]
-    return float(np.mean(_above(best_Q[known_Q], best_Q[~known_Q], rate) & right_Q[known_Q]))
+
+    def __init__(self, rate: float, pairs: int):
+        """However many pairs there are."""
+        del pairs
+        self._rate = rate
+        self._found: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, scores_QxN: np.ndarray, relevant_QxN: np.ndarray, valid_QxN: np.ndarray) -> None:
+        """Takes the scores of some queries."""
+        scores_QxN = np.where(valid_QxN, scores_QxN, -np.inf)
+        first_Q = scores_QxN.argmax(axis=1)
+        right_Q = relevant_QxN[np.arange(len(first_Q)), first_Q]
+        self._found.append((scores_QxN.max(axis=1), right_Q, (relevant_QxN & valid_QxN).any(axis=1)))
+
+    def value(self) -> float:
+        """The rate of true identifications; ValueError where all queries are known, or none."""
+        best_Q, right_Q, known_Q = (np.concatenate(part) for part in zip(*self._found))
+        own, others = best_Q[known_Q], best_Q[~known_Q]
+        return float(np.mean(_above(own, others, self._rate, len(others)) & right_Q[known_Q]))
 
 
-def _above(own: np.ndarray, others: np.ndarray, rate: float) -> np.ndarray:
-    """Which of `own` are above all but the part `rate` of the others.
+def _largest(scores: np.ndarray, count: int) -> np.ndarray:
+    return scores if len(scores) <= count else np.partition(scores, len(scores) - count)[len(scores) - count :]
+
+
+def _above(own: np.ndarray, others: np.ndarray, rate: float, count: int) -> np.ndarray:
+    """Which of `own` are above all but the part `rate` of `count` others, of which the largest are given.
 
     Raises:
       ValueError: where either is empty.
     """
     if not len(own) or not len(others):
         raise ValueError(f"{len(own)} scores of matches and {len(others)} of others: a rate needs both kinds")
-    passed = int(np.floor(rate * len(others) + 1e-9))
-    if passed >= len(others):
+    passed = int(np.floor(rate * count + 1e-9))
+    if passed >= count:
         return np.ones(len(own), bool)
     return own > np.partition(others, len(others) - 1 - passed)[len(others) - 1 - passed]
 
 
-BY_RATE: dict[str, Callable] = {"tar": true_accepts, "tpir": true_identifications}
+BY_RATE: dict[str, Callable] = {"tar": Accepts, "tpir": Identifications}

@@ -109,7 +109,7 @@ def test_the_loser_of_a_race_keeps_what_is_there(tmp_path, monkeypatch, icons_di
     intact = icons._intact
     looks = iter([False])
     monkeypatch.setattr(icons, "_intact", lambda path: next(looks, None) is None and intact(path))
-    monkeypatch.setattr(icons, "_render", lambda fonts, version, directory: copy(icons_dir, target, directory))
+    monkeypatch.setattr(icons, "_render", lambda fonts, version, directory, arrange: copy(icons_dir, target, directory))
     assert icons.prepare(tmp_path) == target
     assert (target / "first").exists()
 
@@ -125,7 +125,7 @@ def copy(icons_dir, target, directory):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_damaged_icons_are_rendered_again(tmp_path, monkeypatch, icons_dir, damage):
     good = icons.prepare(icons_dir)
-    monkeypatch.setattr(icons, "_render", lambda fonts, version, directory: clone(good, directory))
+    monkeypatch.setattr(icons, "_render", lambda fonts, version, directory, arrange: clone(good, directory))
     target = icons.prepare(tmp_path)
     victim = target / ("manifest.json" if damage == "manifest" else "test-00000-of-00001.array_record")
     whole = victim.read_bytes()

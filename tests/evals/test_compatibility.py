@@ -101,24 +101,44 @@ def test_cameras_and_junk_change_what_counts():
     np.testing.assert_allclose(cross_matrix(query, z, one, ids, np.array([0]), cameras, junk_ids=())[0], [[0.5]])
 
 
+def rated(kind, scores, relevant, valid, rate, rows=2):
+    """Fed some rows at a time."""
+    found = kind(rate, scores.size)
+    for first in range(0, len(scores), rows):
+        found.add(*(part[first : first + rows] for part in (scores, relevant, valid)))
+    return found.value()
+
+
 def test_accept_rates():
     own, others = np.array([0.9, 0.5, 0.2]), np.array([0.8, 0.5, 0.4, 0.1])
     scores = np.concatenate([own, others])[None]
     relevant, valid = (np.arange(7) < 3)[None], np.ones((1, 7), bool)
-    found = [rankings.true_accepts(scores, relevant, valid, rate) for rate in (0, 0.25, 0.5, 0.75, 1)]
+    found = [rated(rankings.Accepts, scores, relevant, valid, rate) for rate in (0, 0.25, 0.5, 0.75, 1)]
     # At 0.25 one impostor may pass: above 0.5, which ties with a match, only 0.9 is accepted.
     np.testing.assert_allclose(found, [1 / 3, 1 / 3, 2 / 3, 1, 1])
     valid[0, 3] = False
-    np.testing.assert_allclose(rankings.true_accepts(scores, relevant, valid, 0.4), 2 / 3)
+    np.testing.assert_allclose(rated(rankings.Accepts, scores, relevant, valid, 0.4), 2 / 3)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.99])
+def test_accept_rates_of_many_scores_are_those_of_all_sorted(rate):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 300, (40, 50)) / 300  # many ties
+    relevant, valid = rng.random((40, 50)) < 0.3, rng.random((40, 50)) < 0.9
+    others = np.sort(scores[~relevant & valid])[::-1]
+    threshold = others[int(rate * len(others))]
+    expected = np.mean(scores[relevant & valid] > threshold)
+    for rows in (1, 3, 40):
+        assert rated(rankings.Accepts, scores, relevant, valid, rate, rows) == expected
 
 
 def test_identification_rates():
     scores = np.array([[0.9, 0.1], [0.3, 0.6], [0.7, 0.2], [0.5, 0.4], [0.1, 0.2]])
     relevant = np.array([[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]], bool)
-    found = [rankings.true_identifications(scores, relevant, np.ones((5, 2), bool), rate) for rate in (0, 0.5, 1)]
+    found = [rated(rankings.Identifications, scores, relevant, np.ones((5, 2), bool), rate) for rate in (0, 0.5, 1)]
     np.testing.assert_allclose(found, [2 / 3, 2 / 3, 2 / 3])
     scores[2, 0] = 0.45  # below the unknown query's 0.5
-    found = [rankings.true_identifications(scores, relevant, np.ones((5, 2), bool), rate) for rate in (0, 0.5)]
+    found = [rated(rankings.Identifications, scores, relevant, np.ones((5, 2), bool), rate) for rate in (0, 0.5)]
     np.testing.assert_allclose(found, [1 / 3, 2 / 3])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mrl_jax.choices import nearest
+from mrl_jax.data.preparing import numbers
 from mrl_jax.data.preparing.items import Item
 
 
@@ -15,11 +16,21 @@ class Arrays:
 
     label_names = num_classes = None
     digits_are_numbers = True
+    open_set = False
 
-    def __init__(self, source: str, *, image_key: str = "images", label_key: str = "labels"):
-        """Nothing is read yet; {split} within both keys stands for the names of the splits, as in "{split}_images"."""
-        self._path, self._keys = pathlib.Path(source), (image_key, label_key)
+    def __init__(self, source: str, *, image_key: str = "images", label_key: str = "labels", camera_key: str = ""):
+        """Nothing is read yet.
+
+        Args:
+          source: the file.
+          image_key: the array of the images; {split} in all keys stands for the names of the splits: "{split}_images".
+          label_key: that of the labels.
+          camera_key: that of the cameras (or vendors, shops), numbers or names; empty: there are none.
+        """
+        self._path, self._keys, self._camera_key = pathlib.Path(source), (image_key, label_key), camera_key
+        self.field_names = ("camera",) if camera_key else ()
         self._splits: dict[str, np.ndarray] = {}
+        self._cameras: dict[str, list[int]] = {}
 
     def items(self) -> Iterator[Item]:
         """The rows, split by split.
@@ -33,6 +44,8 @@ class Arrays:
             for split in splits or ["train"]:
                 images, labels = (self._array(file, key.replace("{split}", split)) for key in self._keys)
                 self._check(images, labels)
+                if self._camera_key:
+                    self.fields(f"{split}:0")  # a wrong key shows before anything is written
                 for index, label in enumerate(labels):
                     yield Item(split, f"{split}:{index}", self._labels(index, label))
 
@@ -61,6 +74,22 @@ class Arrays:
     def identity(self, key: str) -> str:
         """Split and row."""
         return key
+
+    def fields(self, key: str) -> dict[str, int]:
+        """The camera.
+
+        Raises:
+          ValueError: for an array that is not there, or not one of a camera for each image.
+        """
+        split, _, index = key.rpartition(":")
+        if split not in self._cameras:
+            with self._open() as file:
+                name = self._camera_key.replace("{split}", split)
+                found, labels = (self._array(file, n.replace("{split}", split)) for n in (name, self._keys[1]))
+            if found.shape != (len(labels),):
+                raise ValueError(f"{self._path}: --camera_key={name} has shape {found.shape} for {len(labels)} labels")
+            self._cameras[split] = numbers.of_values(found.tolist(), f"{self._path}: --camera_key={name}")
+        return {"camera": self._cameras[split][int(index)]}
 
     def _open(self):
         try:

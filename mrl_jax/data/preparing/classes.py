@@ -16,11 +16,12 @@ class Classes(NamedTuple):
     count: int
     by_name: dict[str, int]
     numbers: bool  # whether a label may be a number
+    renumbered: bool = False  # whether numbers are names here
 
     def find(self, label: str | int) -> int | None:
         """The number of a class, or None for an unknown one."""
-        if isinstance(label, str) and label in self.by_name:
-            return self.by_name[label]
+        if (isinstance(label, str) or self.renumbered) and str(label) in self.by_name:
+            return self.by_name[str(label)]
         number = _number(label) if self.numbers or not isinstance(label, str) else None
         return number if number is not None and 0 <= number < self.count else None
 
@@ -68,6 +69,18 @@ def of_labels(labels: Iterable[str | int], digits_are_numbers: bool) -> Classes:
             raise ValueError(f"the largest label is {count - 1}: name the classes by --labels=FILE, one name a line")
         return Classes(None, count, {}, True)
     return of_names(tuple(sorted({str(label) for label in labels})), False)
+
+
+def of_identities(known: Iterable[str | int], others: Iterable[str | int]) -> Classes:
+    """Classes of which training knows some: those first, then the others; each in the order of its labels."""
+    known = {str(label): label for label in known}
+    others = {str(label): label for label in others if str(label) not in known}
+    names = tuple(name for part in (known, others) for name in sorted(part, key=lambda n: _rank(part[n])))
+    return Classes(names, len(names), {name: i for i, name in enumerate(names)}, False, True)
+
+
+def _rank(label: str | int) -> tuple[bool, str | int]:
+    return isinstance(label, str), label
 
 
 def _number(label: str | int) -> int | None:

@@ -12,6 +12,7 @@ class Folder:
 
     label_names = num_classes = None
     digits_are_numbers = False
+    open_set, field_names = False, ()
 
     def __init__(self, source: str):
         """Nothing is read yet."""

@@ -32,11 +32,15 @@ class Reader(Protocol):
       num_classes: how many classes there are, where the source itself says so; its labels are their numbers then.
       label_names: the names of those classes, if any.
       digits_are_numbers: whether a label such as "7" is the number of a class, and not a name.
+      open_set: whether other splits than train have classes of their own (identities never seen in training).
+      field_names: integers that every record has besides its label, of `records.FIELDS`; `fields` gives them.
     """
 
     num_classes: int | None
     label_names: tuple[str, ...] | None
     digits_are_numbers: bool
+    open_set: bool
+    field_names: tuple[str, ...]
 
     def items(self):
         """Yields an Item for every example, in an order that depends on nothing but the source."""
@@ -50,3 +54,6 @@ class Reader(Protocol):
 
     def identity(self, key: str) -> str:
         """What two keys have in common that stand for the same example."""
+
+    def fields(self, key: str) -> dict[str, int]:
+        """The value of each of `field_names`; asked for only where there are any."""

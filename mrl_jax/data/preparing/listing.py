@@ -45,6 +45,8 @@ class Listing(NamedTuple):
     classes: Classes
     dropped: list[Dropped]
     total: int  # examples listed, with those dropped
+    fields: tuple[str, ...]  # integers that every example has besides its label
+    split_classes: dict[str, int]  # how many classes each split knows, where training does not know all; else empty
 
 
 def key_of(row: np.ndarray) -> str:
@@ -75,6 +77,8 @@ def make(reader: Reader, spec: Spec) -> Listing:
     total = sum(len(rows.keys) for rows in splits.values()) + len(collected.dropped)
     if not total:
         raise ValueError(f"{spec.source} holds no example")
+    if spec.open_set:
+        splits = _held_out(splits, spec)
     classes = _classes(reader, spec, splits, collected.distinct)
     splits, duplicates = _without_duplicates(reader, splits, spec.duplicates)
     splits, unknown = _numbered(splits, collected.distinct, classes)
@@ -82,7 +86,9 @@ def make(reader: Reader, spec: Spec) -> Listing:
     empty = [name for name, rows in splits.items() if not len(rows.keys)]
     if empty and not collected.dropped and not unknown:
         raise ValueError(f"split {empty[0]!r} of {spec.source} holds no example")
-    return Listing(splits, classes, collected.dropped + duplicates + unknown, total)
+    known = _known_classes(splits, classes) if reader.open_set or spec.open_set else {}
+    dropped = collected.dropped + duplicates + unknown
+    return Listing(splits, classes, dropped, total, tuple(reader.field_names), known)
 
 
 class _Collected:
@@ -117,9 +123,52 @@ def _classes(reader: Reader, spec: Spec, splits: Mapping[str, Rows], distinct: l
         return class_lists.of_names(class_lists.read_names(spec.labels), reader.digits_are_numbers)
     if reader.num_classes is not None:
         return Classes(reader.label_names, reader.num_classes, {}, True)
+    if reader.open_set or spec.open_set:
+        both = [{distinct[i] for name in names for i in splits[name].labels.values} for names in _sides(splits)]
+        return class_lists.of_identities(*both)
     known = [splits["train"]] if "train" in splits else list(splits.values())
     found = np.unique(np.concatenate([rows.labels.values for rows in known])) if known else []
     return class_lists.of_labels([distinct[i] for i in found], reader.digits_are_numbers)
+
+
+def _sides(splits: Mapping[str, Rows]) -> tuple[list[str], list[str]]:
+    """The splits that training takes, and the others."""
+    return [name for name in splits if name == "train"], [name for name in splits if name != "train"]
+
+
+def _known_classes(splits: Mapping[str, Rows], classes: Classes) -> dict[str, int]:
+    """How many classes, the first ones, each split may show: training only its own."""
+    return {
+        name: int(rows.labels.values.max(initial=0)) + 1 if name == "train" else classes.count
+        for name, rows in splits.items()
+    }
+
+
+def _held_out(splits: Mapping[str, Rows], spec: Spec) -> dict[str, Rows]:
+    """Some classes drawn for query and gallery, in turn, and the others for training; labels are distinct numbers."""
+    if len(splits) != 1:
+        raise ValueError(
+            f"--open_set={spec.open_set:g}: {spec.source} has several splits, {sorted(splits)}: choose one by --splits"
+        )
+    (rows,) = splits.values()
+    if int(rows.labels.lengths().max(initial=1)) > 1:
+        raise ValueError(f"--open_set={spec.open_set:g}: examples of {spec.source} have several labels; one is needed")
+    found, count = np.unique(rows.labels.values, return_counts=True)
+    held = round(spec.open_set * len(found))
+    if not 0 < held < len(found) or count.max() < 2:
+        raise ValueError(
+            f"--open_set={spec.open_set:g} leaves {len(found) - held} of {len(found)} classes for training, and {held} "
+            f"for query and gallery, the largest of {count.max()} examples: there must be some on both sides"
+        )
+    chosen = np.random.default_rng([spec.seed or 0, 2]).permutation(found)[:held]
+    is_held = np.isin(rows.labels.values, chosen)
+    # The first of a class is in the gallery, the second a query, and so on.
+    order = np.argsort(rows.labels.values, kind="stable")
+    starts = np.repeat(np.cumsum([0, *count[:-1]]), count)
+    within = np.empty(len(order), np.int64)
+    within[order] = np.arange(len(order)) - starts
+    parts = {"train": ~is_held, "query": is_held & (within % 2 == 1), "gallery": is_held & (within % 2 == 0)}
+    return {name: rows.take(np.flatnonzero(part)) for name, part in parts.items()}
 
 
 def _without_duplicates(

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from mrl_jax.choices import nearest
+from mrl_jax.data.preparing import numbers
 from mrl_jax.data.preparing.items import Item
 
 
@@ -19,6 +20,7 @@ class List:
 
     label_names = num_classes = None
     digits_are_numbers = True
+    open_set = False
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class List:
         split_key: str = "",
         label_separator: str = "",
         root: str = "",
+        camera_key: str = "",
     ):
         """Reads nothing yet.
 
@@ -39,9 +42,12 @@ class List:
           split_key: the column of the splits; empty: everything is train.
           label_separator: what stands between several labels in one text; empty: a text is one label.
           root: the folder that relative paths start from; empty: that of the list.
+          camera_key: the column of the cameras (or vendors, shops), numbers or names; empty: there are none.
         """
         self._source, self._separator = pathlib.Path(source), label_separator
         self._keys = [image_key, label_key, *([split_key] if split_key else [])]
+        self._camera_key, self.field_names = camera_key, ("camera",) if camera_key else ()
+        self._cameras: dict[str, int] = {}
         self._root = root or os.path.dirname(source)
 
     def items(self) -> Iterator[Item]:
@@ -51,13 +57,17 @@ class List:
           ValueError: for a column that is not there, or a file that cannot be read.
         """
         count = 0
-        for count, row in enumerate(ROWS[self._source.suffix](self._source, self._keys), 1):
+        for count, row in enumerate(self._rows(), 1):
             yield self._item(count, row)
         if not count:
             raise ValueError(f"{self._source} lists nothing")
 
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        columns = [*self._keys, *([self._camera_key] if self._camera_key else [])]
+        return ROWS[self._source.suffix](self._source, columns)
+
     def _item(self, number: int, row: Mapping[str, Any]) -> Item:
-        missing = sorted(set(self._keys) - row.keys())
+        missing = sorted({*self._keys, *([self._camera_key] if self._camera_key else [])} - row.keys())
         if missing:
             known = f"{sorted(map(str, row))}{nearest(missing[0], map(str, row))}"
             raise ValueError(f"row {number} of {self._source} has no {missing[0]!r} among {known}; see --image_key")
@@ -81,6 +91,16 @@ class List:
     def identity(self, key: str) -> str:
         """The path, its dots resolved."""
         return key
+
+    def fields(self, key: str) -> dict[str, int]:
+        """The camera; the list is read again by each process that asks."""
+        if not self._cameras:
+            rows = [row for row in self._rows() if row[self._keys[0]]]
+            found = numbers.of_values(
+                [row[self._camera_key] for row in rows], f"column {self._camera_key!r} of {self._source}"
+            )
+            self._cameras = {os.path.normpath(row[self._keys[0]]): camera for row, camera in zip(rows, found)}
+        return {"camera": self._cameras[key]}
 
 
 def _csv(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:

@@ -25,8 +25,10 @@ class Named:
           ValueError, FileNotFoundError: as `sources.load`.
         """
         self._splits = {split: sources.load(source, split, data_dir=source_dir) for split in source_splits}
-        first = next(iter(self._splits.values()))
-        self.num_classes, self.label_names = first.num_classes, first.label_names
+        # Of a set whose splits differ in their classes, those of training come first: the longest list has them all.
+        most = max(self._splits.values(), key=lambda source: source.num_classes)
+        self.num_classes, self.label_names, self.field_names = most.num_classes, most.label_names, most.fields
+        self.open_set = any(source.num_classes < most.num_classes for source in self._splits.values())
 
     def items(self) -> Iterator[Item]:
         """The records, split by split."""
@@ -43,3 +45,9 @@ class Named:
     def identity(self, key: str) -> str:
         """Split and number."""
         return key
+
+    def fields(self, key: str) -> dict[str, int]:
+        """Those of the record."""
+        split, _, index = key.rpartition(":")
+        record = self._splits[split].records[int(index)]
+        return {name: record[name] for name in self.field_names}

@@ -64,6 +64,8 @@ def write(directory: pathlib.Path, spec: Spec, kind: str, listing: Listing, excl
         "num_classes": listing.classes.count,
         "label_names": listing.classes.names,
         "max_labels": max((int(rows.labels.lengths().max(initial=1)) for rows in listing.splits.values()), default=1),
+        "fields": list(listing.fields),
+        "split_classes": listing.split_classes,
         "listed": listing.total,
         "dropped": listing.dropped,
     }

@@ -5,24 +5,31 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mrl_jax.choices import choose
 from mrl_jax.data.preparing.arrays import Arrays
 from mrl_jax.data.preparing.folders import Folder
 from mrl_jax.data.preparing.items import Reader
+from mrl_jax.data.preparing.layouts import LAYOUTS
 from mrl_jax.data.preparing.lists import ROWS, List
 from mrl_jax.data.preparing.named import Named
 from mrl_jax.data.preparing.tars import Tars
 
-READERS = {"arrays": Arrays, "folder": Folder, "list": List, "named": Named, "tars": Tars}
+READERS = {"arrays": Arrays, "folder": Folder, "list": List, "named": Named, "tars": Tars} | LAYOUTS
 
 
-def kind_of(source: str) -> str:
-    """A key of READERS.
+def kind_of(source: str, layout: str = "") -> str:
+    """A key of READERS: the layout, where one is named.
 
     Raises:
       FileNotFoundError: where SOURCE is not there.
-      ValueError: where it is nothing known.
+      ValueError: where it is nothing known, or no folder of that layout.
     """
     path = pathlib.Path(source)
+    if layout:
+        choose("--layout", layout, LAYOUTS)
+        if not path.is_dir():
+            raise FileNotFoundError(f"--layout={layout}: {source} is no folder: name the one that holds its files")
+        return layout
     if source.startswith(("tfds:", "array_record:")):
         return "named"
     if path.is_dir():

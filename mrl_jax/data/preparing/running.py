@@ -66,9 +66,9 @@ def _complete(directory: pathlib.Path, identity: Mapping[str, Any]) -> Mapping[s
 
 
 def _check_same(directory: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    names = [name for name in new if name not in old or old[name] != new[name]]
+    names = [name for name in {**new, **old} if name not in old or name not in new or old[name] != new[name]]
     if names:
-        found = ", ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in names)
+        found = ", ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} asked for" for name in names)
         raise ValueError(
             f"{directory} holds another dataset ({found}): choose another --data_dir, or delete that one first"
         )
@@ -106,7 +106,7 @@ def _owned(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _plan(spec: Spec, directory: pathlib.Path, workers: int, skip_fraction: float) -> plans.Plan:
-    kind = readers.kind_of(spec.source)
+    kind = readers.kind_of(spec.source, spec.layout)
     # With absolute paths, so that any process on any machine finds the same.
     identity = spec.identity()
     reader = readers.open_reader(kind, identity["source"], identity["reader"])
@@ -182,7 +182,7 @@ def _finish(plan: plans.Plan) -> Mapping[str, Any]:
     facts, directory = plan.facts, plan.directory
     splits = list(facts["shards"])
     notes = {name: [shards.read_note(plan, name, i) for i in range(facts["shards"][name])] for name in splits}
-    counts = {name: [0] * facts["num_classes"] for name in splits}
+    counts = {name: [0] * facts["split_classes"].get(name, facts["num_classes"]) for name in splits}
     for name in splits:
         for note in notes[name]:
             for label, count in note["counts"].items():
@@ -203,6 +203,8 @@ def _finish(plan: plans.Plan) -> Mapping[str, Any]:
         "label_names": facts["label_names"],
         "max_labels": facts["max_labels"],
         "class_counts": counts,
+        **({"fields": facts["fields"]} if facts["fields"] else {}),
+        **({"split_classes": facts["split_classes"]} if facts["split_classes"] else {}),
         "dropped": {name: dict(sorted(found.items())) for name, found in reasons.items()},
         "prepared": facts["identity"],
         "splits": entries,

@@ -92,7 +92,8 @@ class _Examples:
             if image is not None:
                 own = labels.row(i).tolist()
                 self.counts.update(own)
-                yield {"image": image, "label": own if self._plan.facts["max_labels"] > 1 else own[0]}
+                fields = self._plan.reader.fields(key) if self._plan.facts["fields"] else {}
+                yield {"image": image, "label": own if self._plan.facts["max_labels"] > 1 else own[0], **fields}
 
     def _image(self, key: str) -> np.ndarray | bytes | None:
         try:

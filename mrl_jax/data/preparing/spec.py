@@ -37,6 +37,8 @@ class Spec:
       exclude_from: the splits that these are left out of.
       hash_distance: the most bits of 64 by which a near duplicate differs.
       licence: a note for the manifest.
+      layout: a known layout of files, of `layouts.LAYOUTS`; empty: told by the look of the source.
+      open_set: the fraction of classes that is kept from training and divided into query and gallery; 0: none.
     """
 
     source: str
@@ -53,6 +55,8 @@ class Spec:
     exclude_from: tuple[str, ...] = ("train",)
     hash_distance: int = 6
     licence: str = ""
+    layout: str = ""
+    open_set: float = 0.0
 
     def check(self) -> None:
         """Raises ValueError, naming the option, for a value that cannot be."""
@@ -63,6 +67,13 @@ class Spec:
                 raise ValueError(f"--{name}={getattr(self, name)} must be in {least}..{most}")
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"--seed={self.seed} must not be negative")
+        if not 0 <= self.open_set < 1:
+            raise ValueError(f"--open_set={self.open_set:g} must be a fraction of the classes, in 0..1, 0 for none")
+        if self.open_set and (isinstance(self.splits, Mapping) or self.labels):
+            raise ValueError(
+                f"--open_set={self.open_set:g} makes the splits train, query and gallery, and numbers the classes so "
+                "that those of training come first: leave the fractions of --splits and --labels out"
+            )
         if isinstance(self.splits, Mapping) and abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(
                 f"--splits={dict(self.splits)}: the fractions sum to {sum(self.splits.values()):g}, not to 1"
@@ -71,7 +82,7 @@ class Spec:
     def identity(self) -> dict[str, Any]:
         """What two preparations share that write the same bytes, as JSON values; paths are absolute."""
         own = dataclasses.asdict(self)
-        named = kind_of(self.source) == "named"
+        named = kind_of(self.source, self.layout) == "named"
         own["source"] = self.source if named else os.path.abspath(self.source)
         own["reader"] = dict(self.reader) | {
             name: os.path.abspath(self.reader[name]) for name in ("root", "source_dir") if self.reader.get(name)
@@ -81,6 +92,10 @@ class Spec:
         own["exclude_from"] = list(self.exclude_from) if self.exclude_near else []
         own["exclude_near"] = {name: _manifest_sum(name) for name in self.exclude_near}
         own["rules"] = RULES
+        # Datasets that were prepared before these options existed have none of them.
+        for name in ("layout", "open_set"):
+            if not own[name]:
+                del own[name]
         # Another release may decode, resize or encode to other bytes.
         own["pillow"] = PIL.__version__ if self.max_size or self.exclude_near else ""
         return own

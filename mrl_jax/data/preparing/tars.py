@@ -16,6 +16,7 @@ class Tars:
 
     label_names = num_classes = None
     digits_are_numbers = True
+    open_set, field_names = False, ()
 
     def __init__(self, source: str, *, label_key: str = "label"):
         """Reads nothing yet; `label_key` is the field of key.json where there is no key.cls."""
