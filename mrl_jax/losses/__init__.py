@@ -4,6 +4,7 @@ from mrl_jax.losses.binary import nested_binary
 from mrl_jax.losses.contrastive import nested_contrastive
 from mrl_jax.losses.evidential import evidential, priorities
 from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy
+from mrl_jax.losses.masked_lm import nested_masked_lm
 from mrl_jax.losses.mixed import add_second_label
 from mrl_jax.losses.sigmoid import nested_sigmoid
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
@@ -19,6 +20,7 @@ __all__ = [
     "evidential",
     "nested_binary",
     "nested_contrastive",
+    "nested_masked_lm",
     "nested_sigmoid",
     "nested_softmax",
     "nested_softmax_untied",

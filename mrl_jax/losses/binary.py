@@ -62,4 +62,4 @@ def nested_binary(
     """
     head = check_head(z_BxD, [kernel_DxC], [bias_C], nesting, tied=True)
     check_targets(targets_BxC, (z_BxD.shape[0], kernel_DxC.shape[1]))
-    return nested(make_plan(Binary(), nesting, z_BxD.shape[0], head, chunk), z_BxD, head, targets_BxC)
+    return nested(make_plan(Binary(), nesting, z_BxD.shape[0], head, chunk), z_BxD, head, targets_BxC, None)

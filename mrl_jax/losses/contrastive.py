@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
-from mrl_jax.losses.tiles import Layout, Side, every_pair
+from mrl_jax.losses.tiles import Layout, Side, every_pair, replace
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -85,7 +85,7 @@ def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
             e = jnp.exp(logits + (row.inside - shift)[:, None] + column.inside[None])
             if diagonal:
                 label[g], own[g] = jnp.diagonal(logits), jnp.diagonal(e)
-                e = jnp.where(jnp.eye(len(e), dtype=bool), 0.0, e)
+            e = replace(e, row, column, diagonal, 0.0, True)
             rows[g], columns[g] = rows[g] + e.sum(axis=1), columns[g] + e.sum(axis=0)
             largest[g] = jnp.maximum(largest[g], e.max(axis=1))
         return tuple(map(jnp.stack, (rows, largest, label, own))), jnp.stack(columns)
@@ -106,7 +106,7 @@ def _with_maxima(layout: Layout, u: Side, v: Side, scale):
             logits = scaled_cosine(dots, row, column, g, scale)
             label = jnp.diagonal(logits)
             logits = logits + row.inside[:, None] + column.inside[None]
-            yield jnp.where(jnp.eye(len(logits), dtype=bool), -jnp.inf, logits) if diagonal else logits, label
+            yield replace(logits, row, column, diagonal, -jnp.inf, True), label
 
     def maxima(row, column, row_state, column_state, diagonal):
         logits, labels = zip(*logits_of(row, column, diagonal))
@@ -137,6 +137,7 @@ def nested_contrastive(
     *,
     chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
+    ids_B: jax.Array | None = None,
 ) -> NestedLoss:
     """Nested contrastive loss: row i of u matches row i of v, every other row of v is a negative, and the reverse.
 
@@ -155,10 +156,11 @@ def nested_contrastive(
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
+      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other.
 
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
-    check_pairs(u_BxD, v_BxD, nesting)
+    check_pairs(u_BxD, v_BxD, nesting, ids_B)
     scale = check_scalar("scale", scale)
-    return nested_pairs(Contrastive(), u_BxD, v_BxD, scale, jnp.zeros(()), nesting, chunk, axis_name)
+    return nested_pairs(Contrastive(), u_BxD, v_BxD, scale, jnp.zeros(()), nesting, chunk, axis_name, ids_B)

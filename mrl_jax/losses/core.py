@@ -32,12 +32,16 @@ def _passes(plan: Plan) -> ModuleType:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def nested(plan: Plan, z_BxD: jax.Array, head: Head, targets: jax.Array) -> NestedLoss:
-    """The nested loss of a linear head. `total` and `per_dim` carry gradients to z and head, not to the targets."""
-    return _forward(plan, z_BxD, head, targets)[0]
+def nested(plan: Plan, z_BxD: jax.Array, head: Head, targets: jax.Array, weight_B: jax.Array | None) -> NestedLoss:
+    """The nested loss of a linear head. `total` and `per_dim` carry gradients to z and head, not to the rest.
+
+    The mean over the batch is weighted by weight_B, float32 and not negative; None: all rows count the same. A row of
+    weight 0 has no part in values or gradients.
+    """
+    return _forward(plan, z_BxD, head, targets, weight_B)[0]
 
 
-def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
+def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array, weight: jax.Array | None):
     """The loss, and what the backward pass needs."""
 
     def local(z, head, targets):
@@ -46,22 +50,27 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
 
     whole = (P(), P(), P(), SPLIT if plan.keeps else P())
     loss_GxB, correct_GxB, saved, kept = plan.over_shards(local, z, head, targets, returns=whole)
-    per_dim = loss_GxB.mean(axis=1)
+    if weight is None:
+        per_dim = loss_GxB.mean(axis=1)
+    else:
+        weight = weight / jnp.maximum(weight.sum(), 1e-9)
+        per_dim = jnp.where(weight[None] > 0, loss_GxB * weight[None], 0).sum(axis=1)
     total = jnp.sum(jnp.asarray(plan.nesting.weights, per_dim.dtype) * per_dim)
-    return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, saved, kept)
+    return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, weight, saved, kept)
 
 
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):
     """The gradients by z and head."""
-    z, head, targets, saved, kept = residuals
-    scales = (cotangent.total * jnp.asarray(plan.nesting.weights) + cotangent.per_dim) / z.shape[0]
+    z, head, targets, weight, saved, kept = residuals
+    scales = cotangent.total * jnp.asarray(plan.nesting.weights) + cotangent.per_dim
+    scales = scales / z.shape[0] if weight is None else scales[:, None, None] * weight[None, :, None]
 
     def local(z, head, saved, kept, scales, targets):
         dz, grads = _passes(plan).gradients(plan, z, head, saved, kept, scales, targets)
         return plan.sum(dz), grads
 
     dz, grads = plan.over_shards(local, z, head, saved, kept, scales, targets, returns=(P(), SPLIT))
-    return dz.astype(z.dtype), grads, None
+    return dz.astype(z.dtype), grads, None, None
 
 
 nested.defvjp(_forward, _backward)

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from mrl_jax.losses.plan import product
-from mrl_jax.losses.tiles import Layout, Side, every_pair, inverse_norms, make_layout, power_of_two, times
+from mrl_jax.losses.tiles import (
+    Layout,
+    Side,
+    every_pair,
+    inverse_norms,
+    make_layout,
+    power_of_two,
+    replace,
+    times,
+)
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -39,8 +48,12 @@ class Criterion(Protocol):
         """
 
 
-def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting) -> None:
-    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype."""
+def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | None) -> None:
+    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype, and ids, if any, integers (B,)."""
+    if ids is not None and (ids.shape != u.shape[:1] or not jnp.issubdtype(ids.dtype, jnp.integer)):
+        raise ValueError(
+            f"ids are {ids.dtype}{ids.shape}; they must be integers of shape {u.shape[:1]}, as the rows of u"
+        )
     if u.ndim != 2 or u.shape[1] != nesting.full or not u.shape[0]:
         raise ValueError(f"u has shape {u.shape}; it must be (B, {nesting.full}) with B > 0, as in {nesting.dims=}")
     if v.shape != u.shape or v.dtype != u.dtype:
@@ -54,14 +67,14 @@ def check_scalar(name: str, value) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
-def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name) -> NestedLoss:
+def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name, ids) -> NestedLoss:
     """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
     arguments = (u, v, scale, bias)
     varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arguments))
     if axis_name is not None and varying:
         varying |= set(axis_name if isinstance(axis_name, tuple) else (axis_name,))
     layout = make_layout(nesting, u.shape[0], chunk, axis_name, sorted(varying))
-    loss_GxB, correct_GxB = _pairs(criterion, layout, *layout.vary(arguments))
+    loss_GxB, correct_GxB = _pairs(criterion, layout, *layout.vary(arguments), layout.vary(ids))
     per_dim = loss_GxB.sum(axis=1)
     if axis_name is not None:
         per_dim = lax.psum(per_dim, axis_name)
@@ -70,19 +83,19 @@ def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chun
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias):
+def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, ids):
     """Per-example losses and `correct`, (G, B) each."""
-    return _forward(criterion, layout, u, v, scale, bias)[0]
+    return _forward(criterion, layout, u, v, scale, bias, ids)[0]
 
 
-def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias):
-    loss, correct, saved = criterion.statistics(layout, layout.side(u), layout.side(v), scale, bias)
-    return (loss, correct), (u, v, scale, bias, saved)
+def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, ids):
+    loss, correct, saved = criterion.statistics(layout, layout.side(u, ids), layout.side(v, ids), scale, bias)
+    return (loss, correct), (u, v, scale, bias, ids, saved)
 
 
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
-    u, v, scale, bias, saved = residuals
-    rows, columns = layout.side(u), layout.side(v)
+    u, v, scale, bias, ids, saved = residuals
+    rows, columns = layout.side(u, ids), layout.side(v, ids)
 
     def run(residual, row_extra, column_extra, matching_GxB):
         tile = partial(_gradient_tile, criterion, residual, scale)
@@ -91,7 +104,7 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
-    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias
+    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, None
 
 
 _pairs.defvjp(_forward, _backward)
@@ -128,6 +141,7 @@ def _gradient_tile(criterion, residual, scale, row: Side, column: Side, du: _Gra
     dots, r, rows, columns, total = dot_products(row, column), None, [], [], 0.0
     for g in reversed(range(len(dots))):
         d = residual(g, scaled_cosine(dots[g], row, column, g, scale), row, column)
+        d = replace(d, row, column, diagonal, 0.0, False)
         if diagonal:
             d = jnp.where(jnp.eye(len(d), dtype=bool), matching[g][:, None], d)
         if criterion.biased:

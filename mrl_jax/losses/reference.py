@@ -44,6 +44,13 @@ def nested_binary(z_BxD, kernel_DxC, bias_C, targets_BxC, nesting: Nesting) -> N
     return _weigh(losses, None, nesting)
 
 
+def nested_masked_lm(z_BxSxD, kernel_DxV, bias_V, targets_BxS, nesting: Nesting) -> NestedLoss:
+    """Softmax cross-entropy of every prefix over the vocabulary, at the places that are used."""
+    used = [(b, s) for b, row in enumerate(targets_BxS.tolist()) for s, target in enumerate(row) if target >= 0]
+    rows, columns = (jnp.asarray(index) for index in zip(*used))
+    return nested_softmax(z_BxSxD[rows, columns], kernel_DxV, bias_V, targets_BxS[rows, columns], nesting)
+
+
 def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting) -> NestedLoss:
     """Half the softmax cross-entropy of every row of scaled cosines, half that of every column."""
     losses, correct, own = [], [], jnp.arange(len(u_BxD))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
-from mrl_jax.losses.tiles import Layout, Side, every_pair
+from mrl_jax.losses.tiles import Layout, Side, every_pair, replace
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -25,8 +25,7 @@ class Sigmoid(NamedTuple):
                 logits = bias + scaled_cosine(dots, row, column, g, scale)
                 if diagonal:
                     label[g] = jnp.diagonal(logits)
-                    logits = jnp.where(jnp.eye(len(logits), dtype=bool), -jnp.inf, logits)
-                logits = logits + column.inside[None]
+                logits = replace(logits, row, column, diagonal, -jnp.inf, True) + column.inside[None]
                 sums[g] = sums[g] + jax.nn.softplus(logits).sum(axis=1)
                 largest[g] = jnp.maximum(largest[g], logits.max(axis=1))
             return tuple(map(jnp.stack, (sums, largest, label))), ()
@@ -55,6 +54,7 @@ def nested_sigmoid(
     *,
     chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
+    ids_B: jax.Array | None = None,
 ) -> NestedLoss:
     """Nested sigmoid loss: -1/B times the sum over all pairs of log sigmoid(+-(scale x cosine + bias)).
 
@@ -68,10 +68,11 @@ def nested_sigmoid(
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
+      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other.
 
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
-    check_pairs(u_BxD, v_BxD, nesting)
+    check_pairs(u_BxD, v_BxD, nesting, ids_B)
     scale, bias = check_scalar("scale", scale), check_scalar("bias", bias)
-    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale, bias, nesting, chunk, axis_name)
+    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale, bias, nesting, chunk, axis_name, ids_B)

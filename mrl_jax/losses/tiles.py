@@ -53,13 +53,14 @@ class Layout(NamedTuple):
         x = jnp.moveaxis(x, 0, -2)
         return x.reshape(*x.shape[:-2], -1)[..., : self.rows]
 
-    def side(self, z_BxD: jax.Array) -> "Side":
+    def side(self, z_BxD: jax.Array, ids_B: jax.Array | None) -> "Side":
         """One side of the pairs, not split yet."""
         z = jnp.pad(z_BxD, ((0, self.count * self.size - self.rows), (0, 0))).reshape(self.count, self.size, -1)
         inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf)
         factor_B = power_of_two(z_BxD)
         inverse_GxB = inverse_norms(times(z_BxD, factor_B), self.nesting)
-        return Side((z, self.cut(factor_B)), self.cut(inverse_GxB), inside, None)
+        ids = None if ids_B is None else self.cut(ids_B)
+        return Side((z, self.cut(factor_B)), self.cut(inverse_GxB), inside, ids, None)
 
 
 class Side(NamedTuple):
@@ -70,18 +71,29 @@ class Side(NamedTuple):
         the power of two (T,) that they are to be multiplied by.
       inverse: 1 / the norm of each prefix, (G, T).
       inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits.
+      ids: (T,) integers; rows and columns of the same one are duplicates. None: there are none.
       extra: what the pass at hand needs besides.
     """
 
     blocks: tuple[jax.Array, ...]
     inverse: jax.Array
     inside: jax.Array
+    ids: jax.Array | None
     extra: Any
 
     def split(self, nesting: Nesting) -> "Side":
         """The same with its blocks."""
         z = times(*self.blocks)
         return self._replace(blocks=tuple(z[..., low:high] for low, high in zip((0, *nesting.dims[:-1]), nesting.dims)))
+
+
+def replace(x: jax.Array, row: Side, column: Side, diagonal: bool, value: float, matching: bool) -> jax.Array:
+    """A tile (T, T) with `value` in the place of duplicates, and of matching pairs too if `matching`."""
+    own = jnp.eye(len(x), dtype=bool)
+    if row.ids is not None:
+        same = row.ids[:, None] == column.ids[None]
+        x = jnp.where(same & ~own if diagonal else same, value, x)
+    return jnp.where(own, value, x) if diagonal and matching else x
 
 
 def make_layout(nesting: Nesting, rows: int, chunk: int | None, axis_name, varying) -> Layout:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class NestedLoss(NamedTuple):
@@ -14,8 +15,17 @@ class NestedLoss(NamedTuple):
         such as those of a random subset of the dims, can be traced values.
       correct: (G, B) bool; the label (or the matching pair) is ranked first, ahead of every other: a tie is none, so
         that a head of zeros is right nowhere. None where that has no meaning.
+      weight: (B,) float32; how much each example counts in the batch mean. None: all the same.
     """
 
     total: jax.Array
     per_dim: jax.Array
     correct: jax.Array | None
+    weight: jax.Array | None = None
+
+    @property
+    def accuracy(self) -> jax.Array | None:
+        """The weighted mean of `correct` at each dim, (G,) float32."""
+        if self.correct is None or self.weight is None:
+            return self.correct if self.correct is None else jnp.mean(self.correct, axis=1, dtype=jnp.float32)
+        return jnp.sum(self.correct * self.weight[None], axis=1) / jnp.maximum(jnp.sum(self.weight), 1e-9)

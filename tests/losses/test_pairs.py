@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mrl_jax import losses
 from mrl_jax.losses import reference
-from mrl_jax.nesting import Nesting
+from mrl_jax.nesting import Nesting, truncate
 
 NESTING = Nesting((3, 9, 24), (1.0, 0.5, 2.0))
 KINDS = ("contrastive", "sigmoid")
@@ -209,3 +209,47 @@ def test_bad_arguments_are_named(change, message):
     u, v, scale, nesting, chunk = (arguments | change).values()
     with pytest.raises(ValueError, match=message):
         losses.nested_contrastive(u, v, scale, nesting, chunk=chunk)
+
+
+IDS = jnp.asarray([0, 1, 2, 0, 4, 5, 2, 0, 8, 9])
+
+
+def without_duplicates(kind, arguments, ids):
+    """The loop with minus infinity in the place of the logits of duplicates."""
+    u, v, scale, *bias = arguments
+    rivals = (ids[:, None] == ids[None]) & ~jnp.eye(len(u), dtype=bool)
+    own = jnp.arange(len(u))
+    total = 0.0
+    for g, m in enumerate(NESTING.dims):
+        logits = jnp.where(rivals, -jnp.inf, scale * (truncate(u, m) @ truncate(v, m).T) + (bias[0] if bias else 0.0))
+        if kind == "sigmoid":
+            signed = jnp.where(
+                rivals, 0.0, jax.nn.softplus(jnp.where(rivals, 0.0, -logits) * (2 * jnp.eye(len(u)) - 1))
+            )
+            loss = signed.sum(axis=1)
+        else:
+            rows, columns = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(logits, axis=0)
+            loss = 0.5 * (rows + columns) - logits[own, own]
+        total += NESTING.weights[g] * loss.mean()
+    return total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_duplicates_are_no_negatives(kind, chunk):
+    ours, _ = functions(kind)
+    arguments = problem(kind)
+    found = jax.value_and_grad(lambda a: ours(*a, NESTING, chunk=chunk, ids_B=IDS).total)(arguments)
+    expected = jax.value_and_grad(lambda a: without_duplicates(kind, a, IDS))(arguments)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert found[0] < ours(*arguments, NESTING).total
+
+
+def test_duplicates_far_below_the_scale_are_no_negatives_either():
+    rng = np.random.default_rng(0)
+    v = jnp.asarray(-1 + 0.1 * rng.normal(size=(10, NESTING.full)), jnp.float32)
+    arguments = (1 + 0.1 * jnp.asarray(rng.normal(size=v.shape), jnp.float32), v, jnp.float32(200.0))
+    found = losses.nested_contrastive(*arguments, NESTING, chunk=4, ids_B=IDS).total
+    np.testing.assert_allclose(found, without_duplicates("contrastive", arguments, IDS), rtol=1e-4)
