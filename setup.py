@@ -4,11 +4,13 @@ from setuptools import find_packages, setup
 
 JAX = "jax>=0.10,<0.13"
 FAISS = "faiss-cpu>=1.15,<2"
+TOKENIZERS = "tokenizers>=0.20,<1"
 TEST = [
     FAISS,
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "scikit-learn>=1.5,<2",
+    TOKENIZERS,
     # The independent implementation of the backbones. The tests that need it are skipped where no such wheel exists.
     "torch==2.13.0; python_version < '3.12'",
     "transformers>=5.0,<6; python_version < '3.12'",
@@ -52,7 +54,7 @@ setup(
         "gpu": [JAX.replace("jax", "jax[cuda12]", 1)],
         "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
         "retrieval": [FAISS],
-        "text": ["tokenizers>=0.20,<1"],
+        "text": [TOKENIZERS],
         "wordnet": ["nltk>=3.8,<4"],
         "log": ["tensorboardX>=2.6,<3", "wandb>=0.18,<1"],
         "test": TEST,

@@ -25,7 +25,8 @@ def default() -> ml_collections.ConfigDict:
     }
     c.dtype = "float32"  # compute dtype, float32 or bfloat16; parameters and softmax statistics are always float32
 
-    c.head = "mrl"  # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims
+    # mrl: one head per dim; mrl_e: one weight-tied head; ff: one head at the single dim of nesting.dims; none: of pairs
+    c.head = "mrl"
     c.nesting = {
         "dims": (8, 16, 32, 64, 128),
         "weights": (),  # none: 1 for every dim
@@ -38,7 +39,8 @@ def default() -> ml_collections.ConfigDict:
 
     c.model = resnet()
     c.data = {
-        "name": "icons",  # icons | synthetic[:options] | array_record:DIR | tfds:NAME
+        "name": "icons",  # icons[:identities | names] | synthetic[:options] | array_record:DIR | tfds:NAME
+        "kind": "image",  # image | masked_text | image_text | text_pair: what is read of a record
         "dir": "data",  # where prepared data lies, and where icons are rendered to
         "mixture": (),  # (name, split, weight) of each part of a mixture to train on; none: train_split of name
         "balance": 0.0,  # sampling of classes: 0 as they are, 1 equally often, 0.5 by the square root of their size
@@ -48,6 +50,8 @@ def default() -> ml_collections.ConfigDict:
         "eval_ops": "decode",
         # (fraction of the run, size) points of a line, rounded to a multiple; none: the sizes of train_ops
         "resolution": {"points": (), "multiple": 32},
+        # ids of a text, 0: as prepared; the share of its pieces to be guessed, whole words or single pieces
+        "text": {"context": 0, "mask": 0.15, "whole_word": False},
         "eval_batch_size": 256,
         "mean": (0.5,),  # per channel, of images in 0..1
         "std": (0.5,),
@@ -115,6 +119,10 @@ def adafactor(lr: float, momentum: float = 0.9) -> dict[str, Any]:
     return {"name": "adafactor", "lr": lr} | own | REGULARISATION
 
 
+# The cosines of a pair are multiplied by a learned scale, 1 / temperature, at most `max_scale`, and a bias is added.
+TEMPERATURE = {"scale": 14.3, "max_scale": 100.0, "bias": 0.0}
+
+
 def resnet(variant: str = "50") -> dict[str, Any]:
     """Options of a ResNet, for `config.model`."""
     return {
@@ -134,6 +142,18 @@ def vit(variant: str = "B/16") -> dict[str, Any]:
     return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own
 
 
+def bert(variant: str = "Base") -> dict[str, Any]:
+    """Options of a BERT, for `config.model`; those of `TEMPERATURE` are for pairs of texts."""
+    own = {"norm": "post", "pool": "cls", "positions": 512, "dropout": 0.1, "norm_eps": 1e-12, "gelu": "exact"}
+    return {"name": "bert", "variant": variant} | own | {"remat": False} | TEMPERATURE
+
+
+def dual_encoder(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Options of two towers, for `config.model`: those of an image backbone, and those of `bert`."""
+    tower = {name: value for name, value in text.items() if name not in TEMPERATURE}
+    return {"name": "dual_encoder", "image": image, "text": tower} | TEMPERATURE
+
+
 def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
     """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`."""
     return {"name": "linear_probe", "every": 0, "split": split, "train": train, "dims": (), "seed": 0}
@@ -142,7 +162,8 @@ def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
 def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
     """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken."""
     with c.unlocked():
-        c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64"
+        text = "" if c.data.kind == "image" else ",context=16,vocabulary=64"
+        c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64{text}"
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
         c.data.mixture = ()
         c.data.eval_batch_size = 16
@@ -178,6 +199,14 @@ def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: 
                 f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), debug; join several with commas"
             )
     return c
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """A model's name and variant, for people; of a model of two towers those of both."""
+    if "variant" in model:
+        return f"{model['name']} {model['variant']}"
+    towers = [name_of(part) for part in model.values() if isinstance(part, Mapping)]
+    return f"{model['name']} of {' and '.join(towers)}"
 
 
 def to_json(c: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from mrl_jax import config as configs
 from mrl_jax import flops, parts, sharding, trees
 
 
@@ -93,8 +94,8 @@ def wanted_devices(config: ml_collections.ConfigDict, asked: int | None) -> int 
 
 def cost(run: parts.Parts) -> Cost:
     """Traces the update of every stage and compiles that of the largest images; runs nothing."""
-    batches = [parts.batch_of_shape(run.abstract_batch, shape) for _, shape in run.stages]
-    largest = max(range(len(batches)), key=lambda i: math.prod(run.stages[i][1]))
+    batches = [batch for _, batch in run.stages]
+    largest = max(range(len(batches)), key=lambda i: sum(math.prod(x.shape) for x in batches[i].values()))
     with jax.set_mesh(run.mesh):
         traced = [parts.jit_train_step(run).trace(run.abstract_state, batch) for batch in batches]
         found = traced[largest].lower().compile().memory_analysis()
@@ -127,7 +128,7 @@ def describe(run: parts.Parts, found: Cost, accelerator: str, mfu: float) -> str
     _, trained = trees.partition(run.abstract_state.params, config.optim.freeze)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines = [
-        f"{config.model.name} {config.model.variant}, head {config.head}, dims {run.nesting.dims}, "
+        f"{configs.name_of(config.model)}, head {config.head}, dims {run.nesting.dims}, "
         f"{run.train_source.num_classes} classes; {mesh.size} devices: {axes}",
         "",
         *_table(run),

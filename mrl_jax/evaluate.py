@@ -31,7 +31,7 @@ def evaluate(
       names: of `config.evals`.
       ff: folders of fixed-feature runs, evaluated before, to draw beside this one.
     """
-    run = parts.assemble(config)
+    run = trained.assemble(path, step, config)
     with jax.set_mesh(run.mesh):
         wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
         variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))

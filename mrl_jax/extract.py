@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mrl_jax import features_dir, parts, progress, sharding, trained, workdir
-from mrl_jax.data import images, pipeline, sources
+from mrl_jax import features_dir, inputs, parts, progress, sharding, trained, workdir
 from mrl_jax.data import labels as columns
+from mrl_jax.data import pipeline, sources
 from mrl_jax.features_writer import FeaturesWriter, Layout
 
 BLOCK_ROWS = 8192
@@ -109,12 +109,11 @@ def _open(
 ) -> tuple[FeaturesWriter | None, np.ndarray, int]:
     """The first process's writer, which blocks are needed, and the rows of a block; the last two on every process."""
     source = run.train_source
-    record = images.parse(run.config.data.eval_ops)(source.records[0], np.random.default_rng(0))
     layout = Layout(
         rows=len(source.records),
         dim=run.nesting.full,
         dtype=dtype,
-        labels=np.shape(record["label"]),
+        labels=(source.max_labels,) if source.max_labels > 1 else (),
         num_classes=source.num_classes,
         label_names=source.label_names,
         dims=run.nesting.dims,
@@ -156,7 +155,8 @@ def fill(
         start, stop = first * block_rows // size, -(-min(last * block_rows, rows) // size)
         for number, batch in enumerate(_batches(run, start, stop), start):
             _check_rows(batch, number * size, rows)
-            arrays = sharding.to_devices({"image": batch["image"], "label": batch["label"]}, run.mesh)
+            arrays = {name: x for name, x in batch.items() if name not in ("mask", "index")}
+            arrays = sharding.to_devices(arrays, run.mesh)
             z, labels = embed(variables, arrays)
             in_flight.append(z)
             if len(in_flight) > _IN_FLIGHT:
@@ -169,10 +169,10 @@ def fill(
 
 
 def make_embed(run: parts.Parts, dtype: str) -> Any:
-    """The jitted `(variables, {"image", "label"}) -> (z, label)`: z (B, D) in `dtype`, both whole on every device."""
+    """The jitted `(variables, batch) -> (z, label)`: z (B, D) in `dtype`, both whole on every device."""
 
     def embed(variables, batch):
-        z, _ = run.model.apply(variables, {"image": batch["image"]}, train=False)
+        z, _ = run.model.apply(variables, inputs.model_inputs(batch), train=False)
         return z.astype(dtype), batch["label"]
 
     return jax.jit(embed, out_shardings=sharding.replicated(run.mesh))
@@ -180,10 +180,10 @@ def make_embed(run: parts.Parts, dtype: str) -> Any:
 
 def _batches(run: parts.Parts, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
     # Decoding lets other threads run; where there is nothing to decode, more threads only get in each other's way.
-    encoded = isinstance(run.train_source.records[0]["image"], bytes)
+    encoded = isinstance(run.train_source.records[0].get("image"), bytes)  # texts have none
     return pipeline.eval_batches(
         run.train_source,
-        images.parse(run.config.data.eval_ops),
+        inputs.of(run.config, run.train_source).evaluation,
         batch_size=run.config.data.eval_batch_size,
         start_batch=start,
         stop_batch=stop,

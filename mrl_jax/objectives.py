@@ -4,15 +4,20 @@ An objective is the only meeting point of models and losses. It gets the embeddi
 named tensors that the model gave with it (among them its head's parameters) and the batch, and returns a NestedLoss.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from mrl_jax import losses
+from mrl_jax.choices import choose
 from mrl_jax.nesting import Nesting
+from mrl_jax.sharding import BATCH_AXES
 
+DUPLICATES = ("masked", "negatives")
 Objective = Callable[[jax.Array, Mapping[str, jax.Array], Mapping[str, jax.Array]], losses.NestedLoss]
 
 
@@ -58,13 +63,83 @@ def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
     return objective
 
 
+def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
+    """Nested softmax cross-entropy over the vocabulary at the masked places, whose `targets` (B, S) the batch has."""
+
+    def objective(z, out, batch):
+        del z
+        features, kernel = out["masked/z"], _as(out["masked/z"].dtype, out["head/kernel"])
+        return losses.nested_masked_lm(
+            features, kernel, out["head/bias"], batch["targets"], nesting, chunk=chunk or None
+        )
+
+    return objective
+
+
+def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> Objective:
+    """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
+
+    Rows with the same `caption` are no negatives of each other where duplicates is "masked"; "negatives": they are.
+    """
+    choose("loss.duplicates", duplicates, DUPLICATES)
+
+    def loss(u, v, scale, bias, ids, axis_name):
+        return losses.nested_contrastive(u, v, scale, nesting, chunk=chunk or None, axis_name=axis_name, ids_B=ids)
+
+    return _of_pairs(loss, duplicates)
+
+
+def sigmoid(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> Objective:
+    """Nested sigmoid loss of all pairs of the embeddings `z` and `pair/z`; otherwise as `contrastive`."""
+    choose("loss.duplicates", duplicates, DUPLICATES)
+
+    def loss(u, v, scale, bias, ids, axis_name):
+        return losses.nested_sigmoid(u, v, scale, bias, nesting, chunk=chunk or None, axis_name=axis_name, ids_B=ids)
+
+    return _of_pairs(loss, duplicates)
+
+
+def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Objective:
+    """The objective of a loss of all pairs; over several devices each has its rows, and the negatives of all."""
+
+    def objective(z, out, batch):
+        ids = batch["caption"] if duplicates == "masked" else None
+        arguments = (z, out["pair/z"], out["pair/scale"], out["pair/bias"], ids)
+        axes = tuple(a for a in BATCH_AXES if jax.sharding.get_abstract_mesh().shape.get(a, 1) > 1)
+        if not axes:
+            return loss(*arguments, None)
+        rows = P(axes)
+        specs = (rows, rows, P(), P(), None if ids is None else rows)
+        results = losses.NestedLoss(P(), P(), P(None, axes))
+        local = functools.partial(loss, axis_name=axes)
+        return jax.shard_map(local, in_specs=specs, out_specs=results, axis_names=set(axes))(*arguments)
+
+    return objective
+
+
 def multi_hot(label: jax.Array, num_classes: int) -> jax.Array:
     """Booleans (B, C): does `label` (B,) or (B, L) hold the class? Made on the device, split as the classes are."""
     label_BxL = label[:, None] if label.ndim == 1 else label
     return jnp.any(label_BxL[:, :, None] == jnp.arange(num_classes)[None, None, :], axis=1)
 
 
-OBJECTIVES: dict[str, Callable[..., Any]] = {"binary": binary, "softmax": softmax}
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "binary": binary,
+    "contrastive": contrastive,
+    "masked_lm": masked_lm,
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+}
+PAIRS = ("image_text", "text_pair")
+# The data.kind that each is for.
+KINDS = {
+    "binary": ("image",),
+    "contrastive": PAIRS,
+    "masked_lm": ("masked_text",),
+    "sigmoid": PAIRS,
+    "softmax": ("image",),
+}
+JOINT = ("contrastive", "sigmoid")  # those in which all examples of a batch meet
 MULTI_LABEL = ("binary",)  # those that take several labels an example
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mrl_jax import mixing, models, objectives, optim, sharding, step, trees
+from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, trees
 from mrl_jax.choices import choose, pick
-from mrl_jax.data import images, pipeline, resolution, sampling, sources
+from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.models import heads
@@ -30,10 +30,14 @@ class Parts(NamedTuple):
     objective: objectives.Objective
     schedule: optim.Schedule
     tx: optax.GradientTransformation
-    abstract_batch: Mapping[str, jax.ShapeDtypeStruct]
-    stages: list[tuple[int, tuple[int, ...]]]  # (first step, (B, H, W, C)): images may grow
+    stages: list[tuple[int, dict[str, jax.ShapeDtypeStruct]]]  # (first step, batch): images may grow
     abstract_state: step.State  # shapes, dtypes and shardings
     evaluators: Mapping[str, Any]
+
+    @property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The first batch."""
+        return self.stages[0][1]
 
 
 def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_classes: int | None = None) -> Parts:
@@ -60,44 +64,41 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     mixing.make(config.mix)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
-    source, batch, stages = _data(config)
-    model = _model(config, nesting, num_classes or source.num_classes)
+    source, stages = _data(config)
+    batch = stages[0][1]
+    model = _model(config, nesting, num_classes or source.num_classes, source.vocabulary)
     tx = _optimizer(config.optim, schedule, model.distance)
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
     _check_patterns(config.optim, state.params)
-    for _, shape in stages[1:]:
-        _check_shape(model, state, batch, shape)
+    for _, other in stages[1:]:
+        _check_shape(model, state, batch, other)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
-    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, batch, stages, state, evaluators)
+    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, stages, state, evaluators)
 
 
-def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any], list[tuple[int, tuple]]]:
-    """The training data, its first abstract batch, and the stages of a run."""
-    source = _train_source(config.data)
+def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple[int, dict[str, Any]]]]:
+    """The training data, and the abstract batches of the stages of a run."""
+    if config.data.kind not in objectives.KINDS[config.loss.name]:
+        raise ValueError(
+            f"loss.name={config.loss.name!r} is for data.kind in {objectives.KINDS[config.loss.name]}, and "
+            f"data.kind={config.data.kind!r}: set one of the two"
+        )
+    source = inputs.train_source(config.data)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
-    sources.load(config.data.name, config.data.eval_split, data_dir=config.data.dir)
+    stages = inputs.batches(config, source)
+    inputs.of(config, inputs.eval_source(config, config.data.eval_split))
     if source.max_labels > 1 and config.loss.name not in objectives.MULTI_LABEL:
         raise ValueError(
             f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
             f"{source.max_labels}: set loss.name to one of {list(objectives.MULTI_LABEL)}"
         )
-    images.parse(config.data.eval_ops)
-    stages = []
-    for first, transform in train_transforms(config):
-        image = transform(source.records[0], np.random.default_rng(0))["image"]
-        stages.append((first, (config.batch_size, *image.shape)))
-    labels = (source.max_labels,) if source.max_labels > 1 else ()
-    batch = {
-        "image": jax.ShapeDtypeStruct(stages[0][1], np.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32),
-    }
-    return source, batch, stages
+    return source, stages
 
 
-def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int) -> models.Model:
-    options = dict(config.model)
+def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int, vocabulary: Any) -> models.Model:
+    options = config.model.to_dict()
     return models.build(
         options.pop("name"),
         options,
@@ -108,32 +109,12 @@ def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         freeze=config.optim.freeze,
+        vocabulary=vocabulary.size if vocabulary else 0,
+        pad=vocabulary.pad if vocabulary else 0,
     )
 
 
-def _train_source(data: ml_collections.ConfigDict) -> sources.Source:
-    if not data.mixture:
-        return sources.load(data.name, data.train_split, data_dir=data.dir)
-    for part in data.mixture:
-        if len(part) != 3 or not isinstance(part[2], int | float) or not part[2] > 0:
-            raise ValueError(f"data.mixture: {part!r} must be (name, split, weight), with a positive weight")
-    return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
-
-
-def train_transforms(config: ml_collections.ConfigDict) -> list[tuple[int, images.Transform]]:
-    """What is done to the training images, as (first step, transform) pairs."""
-    own = config.data.resolution
-    found = resolution.specs(config.data.train_ops, own.points, own.multiple, config.total_steps)
-    return [(first, images.parse(spec)) for first, spec in found]
-
-
-def batch_of_shape(batch: Mapping[str, jax.ShapeDtypeStruct], shape: tuple[int, ...]) -> dict[str, Any]:
-    """An abstract batch like `batch` whose images have another shape."""
-    return {**batch, "image": jax.ShapeDtypeStruct(shape, batch["image"].dtype)}
-
-
-def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-    other = batch_of_shape(batch, shape)
+def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     try:
         jax.eval_shape(
             lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
@@ -142,7 +123,8 @@ def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any
         )
     except Exception as error:  # Linen's own types, by module
         raise ValueError(
-            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take {shape[1:3]} "
+            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take "
+            f"{other['image'].shape[1:3]} "
             f"({error}); a ViT needs model.posemb='sincos2d' for that"
         ) from error
 
@@ -186,6 +168,7 @@ def step_options(config: ml_collections.ConfigDict) -> step.Options:
         sample=config.nesting.sample,
         keep_full=config.nesting.keep_full,
         skip=config.nan_policy == "skip",
+        joint=config.loss.name in objectives.JOINT,
     )
 
 
@@ -234,7 +217,7 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
     config = parts.config
     return pipeline.train_batches(
         parts.train_source,
-        train_transforms(config),
+        inputs.of(config, parts.train_source).train,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
@@ -248,11 +231,11 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
 
 
 def make_embed(parts: Parts) -> Any:
-    """The jitted `(variables, batch) -> (z, head)` of evaluation."""
+    """The jitted `(variables, batch) -> (z, out)` of evaluation, out without what is for training alone."""
 
     def embed(variables, batch):
         z, out = parts.model.apply(variables, batch, train=False)
-        return z, {name: value for name, value in out.items() if name.startswith("head/")}
+        return z, {name: value for name, value in out.items() if name.startswith(("head/", "masked/", "pair/"))}
 
     return jax.jit(embed)
 
@@ -262,9 +245,10 @@ def feature_store(parts: Parts, embed: Any, variables: Any) -> FeatureStore:
     config = parts.config
 
     def batches(split: str) -> Iterator[Mapping[str, np.ndarray]]:
+        source = inputs.eval_source(config, split)
         return pipeline.eval_batches(
-            sources.load(config.data.name, split, data_dir=config.data.dir),
-            images.parse(config.data.eval_ops),
+            source,
+            inputs.of(config, source).evaluation,
             batch_size=config.data.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -273,4 +257,8 @@ def feature_store(parts: Parts, embed: Any, variables: Any) -> FeatureStore:
     def to_devices(batch):
         return sharding.to_devices(batch, parts.mesh)
 
-    return FeatureStore(embed, variables, batches, to_devices, heads.logits, parts.nesting)
+    def label_names(split: str) -> tuple[str, ...] | None:
+        return inputs.eval_source(config, split).label_names
+
+    text = (label_names, inputs.tokenize(config, parts.train_source))
+    return FeatureStore(embed, variables, batches, to_devices, heads.logits, parts.nesting, *text)

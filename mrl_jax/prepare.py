@@ -1,8 +1,9 @@
-"""Makes images as they come into a dataset that training reads: sharded ArrayRecord with a manifest.
+"""Makes images and texts as they come into a dataset that training reads: sharded ArrayRecord with a manifest.
 
 SOURCE is a folder of images (train/CLASS/x.jpg, or CLASS/x.jpg), tar files as webdataset has them (a folder, a file or
 a glob), a list of paths with labels (.csv, .tsv, .jsonl, .parquet), arrays (.npz), or a dataset by name (tfds:NAME,
-array_record:DIR).
+array_record:DIR). Texts, made into token ids by --tokenizer (see python -m mrl_jax.tokenizer), come from .txt files
+(one text a line), or from --text_key: a column of a list, the ending of a tar's members, an array.
 
 python -m mrl_jax.prepare photos --data_dir=data/photos --splits=train:0.9,test:0.1
 python -m mrl_jax.prepare imagenet --data_dir=data/imagenet --max_size=512 --seed=0 --workers=16
@@ -10,6 +11,10 @@ python -m mrl_jax.prepare 'jft/*.tar' --data_dir=data/jft --labels=classes.txt -
 python -m mrl_jax.prepare Market-1501-v15.09.15 --layout=market1501 --data_dir=data/market
 python -m mrl_jax.prepare emoji.npz --image_key=x --label_key=y --camera_key=vendor --open_set=0.5 --data_dir=data/emoji
 python -m mrl_jax.prepare list.csv --data_dir=data/web --label_separator=';' --exclude_near=data/imagenet:val
+python -m mrl_jax.prepare corpus.txt --data_dir=data/corpus --tokenizer=tokenizer.json --context=128 --pack
+python -m mrl_jax.prepare pairs.csv --data_dir=data/pairs --image_key=path --text_key=caption --tokenizer=tokenizer.json
+python -m mrl_jax.prepare sts.tsv --data_dir=data/sts --text_key=sentence1,sentence2 --score_key=score \
+  --tokenizer=tokenizer.json
 
 The same command goes on after a kill, and writes the same bytes.
 """
@@ -27,7 +32,10 @@ from mrl_jax.data.preparing import readers, running
 from mrl_jax.data.preparing.layouts import LAYOUTS
 from mrl_jax.data.preparing.spec import Spec, parse_splits
 
-READER_FLAGS = ("image_key", "label_key", "split_key", "label_separator", "root", "source_dir", "camera_key")
+READER_FLAGS = (
+    *("image_key", "label_key", "text_key", "score_key", "split_key"),
+    *("label_separator", "root", "source_dir", "camera_key"),
+)
 
 
 def spec_of(source: str, options: flags.FlagValues) -> Spec:
@@ -55,6 +63,9 @@ def spec_of(source: str, options: flags.FlagValues) -> Spec:
         licence=options.licence,
         layout=options.layout,
         open_set=options.open_set,
+        tokenizer=options.tokenizer,
+        context=options.context,
+        pack=options.pack,
     )
 
 
@@ -66,10 +77,13 @@ def describe(manifest: Mapping[str, Any], directory: pathlib.Path) -> str:
         counts = manifest["class_counts"][split]
         if "split_classes" in manifest:  # the others are no classes of this split
             counts = [count for count in counts if count]
-        lines.append(
-            f"{split}: {examples} examples in {len(shards)} shards, {size / 1e6:.1f} MB, {len(counts)} classes of "
-            f"{min(counts)} to {max(counts)} examples"
-        )
+        classes = f", {len(counts)} classes of {min(counts)} to {max(counts)} examples" if len(counts) > 1 else ""
+        lines.append(f"{split}: {examples} examples in {len(shards)} shards, {size / 1e6:.1f} MB{classes}")
+        if "text" in manifest and manifest["truncated"][split]:
+            lines.append(
+                f"{split}: {manifest['truncated'][split]} texts were longer than {manifest['text']['context']} ids and "
+                "were cut"
+            )
         if manifest["dropped"][split]:
             found = ", ".join(f"{count} {reason}" for reason, count in manifest["dropped"][split].items())
             lines.append(f"{split}: left out {found}; listed in {directory / running.DROPPED}")
@@ -120,6 +134,11 @@ if __name__ == "__main__":
     flags.DEFINE_string("camera_key", None, "Lists and arrays: the column or array of the cameras (vendors, shops).")
     flags.DEFINE_string("image_key", None, "Lists: the column of the paths. Arrays: that of the images.")
     flags.DEFINE_string("label_key", None, "The column, array, or field of a sample's json that holds the labels.")
+    flags.DEFINE_string("text_key", None, "Where the text is; two columns of a list, as in a,b, for texts that match.")
+    flags.DEFINE_string("score_key", None, "Lists of two texts: the column that says how alike they are.")
+    flags.DEFINE_string("tokenizer", "", "The tokenizer.json that texts are made into ids with.")
+    flags.DEFINE_integer("context", 128, "The most ids of a text, [CLS] and [SEP] among them.")
+    flags.DEFINE_bool("pack", False, "Lays texts end to end in rows of --context ids, for masked language modelling.")
     flags.DEFINE_string("split_key", None, "Lists: the column of the splits.")
     flags.DEFINE_string("label_separator", None, "Lists: what stands between several labels of an example.")
     flags.DEFINE_string("root", None, "Lists: the folder that relative paths start from; by default that of the list.")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mrl_jax import charts, results, writers
+from mrl_jax import config as configs
 
 _STYLE = """
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733}
@@ -89,7 +90,7 @@ def _facts(config: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     steps = sorted({result["step"] for result in found.values() if result["step"] is not None})
     model, weights = config["model"], config["nesting"]["weights"]
     facts = [
-        f"{model['name']} {model.get('variant', '')}".strip(),
+        configs.name_of(model),
         f"data {config['data']['name']}",
         f"head {config['head']}",
         f"dims {', '.join(map(str, config['nesting']['dims']))}",

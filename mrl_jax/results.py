@@ -100,7 +100,8 @@ def plot(
       beside: other runs, each a point (label, curve as in `curves`, dim, value): fixed-feature baselines.
     """
     figure, axes = _figure((6.4, 4.2))
-    shown = {name: curve for name, curve in curves(values).items() if name.endswith("top1")}
+    found = curves(values)
+    shown = {name: curve for name, curve in found.items() if name.endswith("top1")} or found
     for name, curve in shown.items():
         trained = [m for m in sorted(curve) if m in nesting.dims]
         (line,) = axes.plot(trained, [100 * curve[m] for m in trained], "o-", label=name, linewidth=1.5)

@@ -3,7 +3,7 @@
 import os
 from typing import Any, NamedTuple
 
-from mrl_jax import checkpoints, parts, warm_start
+from mrl_jax import checkpoints, inputs, parts, warm_start
 from mrl_jax.step import State
 
 
@@ -34,9 +34,11 @@ def begin(run: parts.Parts, directory: os.PathLike | str) -> Start:
     found, init = checkpoints.restore(directory, run.abstract_state), run.config.init
     if found is not None:
         record = checkpoints.read_run(directory, found[0])
+        inputs.check_tokenizer(record.get("tokenizer"), run.train_source, str(directory))  # None in runs of images
         return Start(found[1], found[0], record["evaluated"], record["init"])
     if not init.path:
         return Start(parts.init_state(run), 0, -1, None)
     source = warm_start.read(init.path)
+    inputs.check_tokenizer(source.tokenizer, run.train_source, f"init.path={init.path}")
     values = warm_start.match(source, run.abstract_state, init.skip)
     return Start(warm_start.place(parts.init_state(run), values), 0, -1, source.identity)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mrl_jax import accumulate, trees
+from mrl_jax import accumulate, gradient_cache, trees
 from mrl_jax.losses import NestedLoss
 from mrl_jax.nesting import Nesting, draw_weights
 
@@ -27,6 +27,7 @@ class Options(NamedTuple):
       sample: dims drawn per update; 0 for all of them. `train/loss` is that of all dims nevertheless.
       keep_full: the full dim is always drawn.
       skip: an update whose loss or gradient is not finite changes nothing but the counts.
+      joint: all examples of a batch meet in the loss: microbatches are taken as in `gradient_cache`.
     """
 
     microbatches: int = 1
@@ -36,6 +37,7 @@ class Options(NamedTuple):
     sample: int = 0
     keep_full: bool = True
     skip: bool = False
+    joint: bool = False
 
 
 PLAIN = Options()
@@ -109,18 +111,29 @@ def make_train_step(
         if options.sample:
             weight_G = draw_weights(jax.random.fold_in(key, _DIMS), nesting, options.sample, options.keep_full)
 
-        def loss_fn(trained, rows, key):
+        def outputs(trained, rows, key):
             variables = {"params": trees.merge(frozen, trained), "batch_stats": state.batch_stats}
             z, out = apply(variables, rows, train=True, rngs={"dropout": key})
+            return z, out, trees.unflatten(out, "batch_stats")
+
+        def total_of(z, out, rows):
             nested = objective(z, out, rows)
             total = nested.total if weight_G is None else jnp.vdot(weight_G, nested.per_dim)
-            return total, (measure(nested, nesting), trees.unflatten(out, "batch_stats"))
+            return total, measure(nested, nesting) | logged(out)
+
+        def loss_fn(trained, rows, key):
+            z, out, batch_stats = outputs(trained, rows, key)
+            total, measured = total_of(z, out, rows)
+            return total, (measured, batch_stats)
 
         def gradients(rows, key):
             (_, (measured, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, rows, key)
             return grads, measured, batch_stats
 
-        grads, measured, batch_stats = accumulate.mean(gradients, batch, key, options.microbatches)
+        if options.joint and options.microbatches > 1:
+            grads, measured, batch_stats = _joint(outputs, total_of, trained, batch, key, options.microbatches)
+        else:
+            grads, measured, batch_stats = accumulate.mean(gradients, batch, key, options.microbatches)
         measured["train/grad_norm"] = optax.global_norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
@@ -132,6 +145,22 @@ def make_train_step(
         return _counted(state, new, finite, measured, options)
 
     return train_step
+
+
+def _joint(outputs, total_of, trained, batch, key, n):
+    """Gradient, measurements and BatchNorm statistics of a batch whose examples meet in the loss."""
+
+    def embed(trained, rows, key):
+        z, out, batch_stats = outputs(trained, rows, key)
+        shared = {name: x for name, x in out.items() if x.ndim == 0 and not name.startswith("batch_stats/")}
+        own = {name: x for name, x in out.items() if x.ndim and not name.startswith("batch_stats/")}
+        return (z, own), shared, batch_stats
+
+    def loss(embeddings, shared):
+        z, own = embeddings
+        return total_of(z, own | shared, batch)
+
+    return gradient_cache.value_and_grad(embed, loss, trained, batch, key, n)
 
 
 def _average(state: State, new: dict[str, Any], options: Options) -> dict[str, Any]:
@@ -156,11 +185,17 @@ def _counted(
     return kept._replace(step=state.step + 1, skipped=skipped), {**measured, "train/skipped": total}
 
 
+def logged(out: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """What the model itself has to tell: its scalars `log/...`."""
+    return {f"train/{name[4:]}": value for name, value in out.items() if name.startswith("log/")}
+
+
 def measure(nested: NestedLoss, nesting: Nesting) -> dict[str, jax.Array]:
     """The named scalars of a nested loss."""
     values = {"train/loss": nested.total}
+    accuracy = nested.accuracy
     for g, m in enumerate(nesting.dims):
         values[f"train/loss@{m}"] = nested.per_dim[g]
-        if nested.correct is not None:
-            values[f"train/accuracy@{m}"] = jnp.mean(nested.correct[g], dtype=jnp.float32)
+        if accuracy is not None:
+            values[f"train/accuracy@{m}"] = accuracy[g]
     return values

@@ -8,6 +8,7 @@ python -m mrl_jax.train --config=configs/quickstart.py --dry_run --devices=8 --a
 import contextlib
 import gc
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from mrl_jax import (
     distributed,
     estimate,
     flops,
+    inputs,
     parts,
     report,
     results,
@@ -78,7 +80,7 @@ class _Loop:
         self._run, self._config, self._path, self._init = run, run.config, path, init
         self._writer, self._progress, self._saver = writer, progress, saver
         self._embed = parts.make_embed(run)
-        self._updates: dict[tuple[int, ...], tuple[Any, int]] = {}  # by the shape of the images
+        self._updates: dict[Any, tuple[Any, int]] = {}  # by the shapes of the batch
 
     def run(self, state: State, step: int, evaluated: int) -> bool:
         config, preemption = self._config, distributed.Preemption()
@@ -105,8 +107,8 @@ class _Loop:
                 recorder.pause(step)
             with recorder.waiting_for_data():
                 batch = sharding.to_devices(next(batches), self._run.mesh)
-            if batch["image"].shape != shape:
-                shape, update = batch["image"].shape, self._update(batch["image"].shape, recorder, step)
+            if _shapes(batch) != shape:
+                shape, update = _shapes(batch), self._update(batch, recorder, step)
             trace.before(step)
             state, measured = update(state, batch)
             step += 1
@@ -147,15 +149,17 @@ class _Loop:
             "nesting": nesting,
             "widths": [1.0],
             "num_classes": self._run.train_source.num_classes,
+            "tokenizer": inputs.tokenizer_of(self._run.train_source),
             "evaluated": evaluated,
             "init": self._init,
         }
 
-    def _update(self, shape: tuple[int, ...], recorder: Recorder, step: int) -> Any:
-        """The update on images of this shape, compiled at the first of them."""
+    def _update(self, batch: Mapping[str, jax.Array], recorder: Recorder, step: int) -> Any:
+        """The update on batches of these shapes, compiled at the first of them."""
+        shape = _shapes(batch)
         if shape not in self._updates:
-            batch = parts.batch_of_shape(self._run.abstract_batch, shape)
-            traced = parts.jit_train_step(self._run).trace(self._run.abstract_state, batch)
+            abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+            traced = parts.jit_train_step(self._run).trace(self._run.abstract_state, abstract)
             self._updates[shape] = traced.lower().compile(), flops.of_jaxpr(traced.jaxpr.jaxpr)
         update, flops_per_step = self._updates[shape]
         recorder.switch(step, flops_per_step)
@@ -178,6 +182,10 @@ class _Loop:
         return f"Done: {step} updates. Results, plots and checkpoints are in {self._path}; see {self._path}/report.html"
 
 
+def _shapes(batch: Mapping[str, jax.Array]) -> tuple:
+    return tuple((name, x.shape) for name, x in sorted(batch.items()))
+
+
 def _describe(run: parts.Parts, start: Start) -> str:
     size = trees.count(start.state.params)
     devices = jax.devices()
@@ -185,8 +193,8 @@ def _describe(run: parts.Parts, start: Start) -> str:
     if start.init and not start.step:
         begun += " from {path}, step {step}, SHA-256 {sha256}".format(**start.init)
     return (
-        f"{run.config.model.name} {run.config.model.variant}, head {run.config.head}, dims {run.nesting.dims}, "
-        f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} images, "
+        f"{configs.name_of(run.config.model)}, head {run.config.head}, dims {run.nesting.dims}, "
+        f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} examples, "
         f"{run.train_source.num_classes} classes; {len(devices)} x {devices[0].device_kind}; {begun}"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from mrl_jax import checkpoints, parts
+from mrl_jax import checkpoints, inputs, parts
 from mrl_jax import config as configs
 from mrl_jax.step import EVALUATED, evaluated, variables_of
 
@@ -86,7 +86,10 @@ def over(
 
 def assemble(path: pathlib.Path, step: int, config: ml_collections.ConfigDict) -> parts.Parts:
     """The parts of a trained model over the data that `config` names, which need not be those of its training."""
-    return parts.assemble(config, num_classes=checkpoints.read_run(path / "checkpoints", step)["num_classes"])
+    record = checkpoints.read_run(path / "checkpoints", step)
+    run = parts.assemble(config, num_classes=record["num_classes"])
+    inputs.check_tokenizer(record.get("tokenizer"), run.train_source, str(path))  # None in runs of images
+    return run
 
 
 def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
@@ -98,10 +101,10 @@ def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
     try:
         return variables_of(checkpoints.load(path / "checkpoints", step, run.abstract_state))
     except ValueError as error:
-        shape = run.abstract_batch["image"].shape[1:]
-        data = run.config.data
+        data, batch = run.config.data, run.abstract_batch
+        what, shape = ("images", batch["image"].shape) if "image" in batch else ("texts", batch["tokens"].shape)
         raise ValueError(
-            f"{path} was not trained on images of shape {shape}, which dataset {data.name!r} split "
+            f"{path} was not trained on {what} of shape {shape[1:]}, which dataset {data.name!r} split "
             f"{data.eval_split!r} has after --ops={data.eval_ops!r}: give --ops that end in the size and channels of "
             f"its training ({str(error).splitlines()[0][:200]})"
         ) from error

@@ -19,10 +19,12 @@ class Source(NamedTuple):
     Attributes:
       values: arrays by name, of the parameters and the BatchNorm statistics together.
       identity: what a run records of it: path, step (None for a file) and SHA-256 of the manifest or of the file.
+      tokenizer: the SHA-256 of the tokenizer that a run was trained with; None for a file, or a run without texts.
     """
 
     values: dict[str, np.ndarray]
     identity: dict[str, Any]
+    tokenizer: str | None = None
 
 
 def read(path: str) -> Source:
@@ -52,7 +54,8 @@ def read(path: str) -> Source:
         )
     variables = evaluated(**checkpoints.load_on_host(directory, step, EVALUATED))
     manifest = directory / str(step) / checkpoints.MANIFEST
-    return Source(_flat(variables), {"path": path, "step": step, "sha256": _digest(manifest)})
+    tokenizer = checkpoints.read_run(directory, step).get("tokenizer")  # None in runs of images
+    return Source(_flat(variables), {"path": path, "step": step, "sha256": _digest(manifest)}, tokenizer)
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

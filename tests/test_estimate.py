@@ -62,7 +62,7 @@ def test_growing_images_cost_more_from_stage_to_stage():
     sized = {"data__train_ops": "decode|random_crop({size},8)", "model__posemb": "sincos2d"}
     run = parts.assemble(tiny.config(data__resolution=points, **sized))
     (_, small), (first, large) = run.stages
-    assert (small[1], large[1]) == (16, 32)
+    assert (small["image"].shape[1], large["image"].shape[1]) == (16, 32)
     found = estimate.cost(run)
     assert found.flops[1] > 3 * found.flops[0]
     assert found.total_flops == first * found.flops[0] + (run.config.total_steps - first) * found.flops[1]

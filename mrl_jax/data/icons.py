@@ -14,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,14 +42,18 @@ class Glyph(NamedTuple):
     image: np.ndarray
     concept: str
     family: str
+    name: str = ""  # the whole of its name, "camera-outline"
 
 
 class Arranged(NamedTuple):
-    """Drawings as a dataset: the names of the classes, the records by split, and what else the manifest says."""
+    """Drawings as a dataset: the names of the classes, the records by split, what else the manifest says, and the texts
+    of other files by name.
+    """
 
     names: tuple[str, ...]
     splits: dict[str, list[dict[str, Any]]]
     facts: dict[str, Any]
+    files: Mapping[str, str] = {}
 
 
 def concept(name: str) -> str:
@@ -72,7 +76,7 @@ def glyphs(fonts: pathlib.Path) -> Iterator[Glyph]:
             image = _draw(chr(int(code, 16)), font)
             if image.any() and image.tobytes() not in seen:
                 seen.add(image.tobytes())
-                yield Glyph(image, concept(name), family)
+                yield Glyph(image, concept(name), family, name)
 
 
 def split(drawings: list[Glyph]) -> tuple[tuple[str, ...], list[dict[str, Any]], list[dict[str, Any]]]:
@@ -140,7 +144,9 @@ def _draw(char: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
 def _render(
     fonts: pathlib.Path, version: str, directory: pathlib.Path, arrange: Callable[[list[Glyph]], Arranged]
 ) -> None:
-    names, splits, facts = arrange(list(glyphs(fonts)))
+    names, splits, facts, files = arrange(list(glyphs(fonts)))
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
     shards = {
         side: [array_records.write_shard(directory / f"{side}-00000-of-00001.array_record", examples)]
         for side, examples in splits.items()

@@ -72,6 +72,7 @@ class Transform:
     spec: str
     leading: tuple[Callable[[Any], np.ndarray], ...]
     rest: tuple[tuple[Callable[..., np.ndarray], bool], ...]  # (operation, does it take a generator)
+    fields = ("image",)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The transformed record; all randomness comes from `rng`.

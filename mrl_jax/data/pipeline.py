@@ -26,7 +26,13 @@ _SHARED, _SHARED_FROM = pathlib.Path("/dev/shm"), 2**16  # smaller arrays go thr
 
 
 class Transform(Protocol):
-    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness; and both at once."""
+    """What `images.parse` returns: a fixed part, which may be kept, and a part with randomness; and both at once.
+
+    Attributes:
+      fields: the arrays of a transformed record that go into the batch beside its label.
+    """
+
+    fields: tuple[str, ...]
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Both parts, the faster way where nothing is kept."""
@@ -67,8 +73,9 @@ def train_batches(
       sampler: which record stands where; None for each once per epoch.
 
     Returns:
-      An iterator over {"image": uint8 (b, H, W, C), "label": int32 (b,)}; where the source has up to L > 1 labels an
-      example, "label" is int32 (b, L), filled up with -1. Its `close()` ends threads and workers.
+      An iterator over {"label": int32 (b,), and the transform's fields, such as "image": uint8 (b, H, W, C)}; where the
+      source has up to L > 1 labels an example, "label" is int32 (b, L), filled up with -1. Its `close()` ends threads
+      and workers.
 
     Raises:
       ValueError: for a batch that cannot be shared, an empty source; and, at the batch that holds it, for a record that
@@ -102,7 +109,7 @@ def eval_batches(
     `stop_batch`. A random operation draws the same at every pass.
 
     Returns:
-      An iterator over {"image", "label"} as in training, "mask": bool (b,), False for the rows that fill up (zeros),
+      An iterator over the fields as in training, "mask": bool (b,), False for the rows that fill up (zeros),
       and "index": int64 (b,), the number of the record (-1 where the mask is False). It has a `close()`.
     """
     rows = _rows(source, batch_size, process_index, process_count)
@@ -143,7 +150,7 @@ class _Examples:
     def __init__(self, source: Source, transform: Transform, keep_bytes: int):
         self.source, self.transform = source, transform
         self._kept: dict[int, dict[str, Any]] = {}
-        self.all_kept = keep_bytes > 0 and self._begin(0)["image"].nbytes * len(source.records) <= keep_bytes
+        self.all_kept = keep_bytes > 0 and _size(self._begin(0)) * len(source.records) <= keep_bytes
         self._room = keep_bytes if self.all_kept else 0
 
     def get(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -153,8 +160,8 @@ class _Examples:
         record = self._kept.get(index)
         if record is None:
             record = self._begin(index)
-            if record["image"].nbytes <= self._room:
-                self._room -= record["image"].nbytes
+            if _size(record) <= self._room:
+                self._room -= _size(record)
                 self._kept[index] = record
         return self.transform.finish(record, rng)
 
@@ -207,7 +214,7 @@ class _TrainBatch:
         examples = next(own for first, own in reversed(self.stages) if step >= first)
         positions = (step * self.batch_size + row for row in self.rows)
         records = (examples.get(self.sampler(self.seed, p), _generator(self.seed, p)) for p in positions)
-        return _collect(records, len(self.rows))
+        return _collect(records, len(self.rows), self.stages[0][1].transform.fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +236,8 @@ class _EvalBatch:
         mask = index < n
         # A process may have filling only: it takes the shape of an image from the last record.
         records = index[mask].tolist() or [n - 1]
-        batch = _collect((self.examples.get(i, _generator(0, i)) for i in records), len(records))
+        examples = (self.examples.get(i, _generator(0, i)) for i in records)
+        batch = _collect(examples, len(records), self.examples.transform.fields)
         for name, values in batch.items():
             padded = np.zeros((len(index), *values.shape[1:]), values.dtype)
             padded[mask] = values[: mask.sum()]
@@ -237,20 +245,29 @@ class _EvalBatch:
         return batch | {"mask": mask, "index": np.where(mask, index, -1)}
 
 
-def _collect(records: Iterable[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
+def _collect(records: Iterable[dict[str, Any]], count: int, fields: Sequence[str]) -> dict[str, np.ndarray]:
     """The batch of so many records, each copied to its place while it is still in the processor's cache."""
     cv2.setNumThreads(1)  # there are as many batches under way as there are processors
-    images, labels = None, []
+    arrays: dict[str, np.ndarray] = {}
+    labels = []
     for row, record in enumerate(records):
-        image = record["image"]
-        if images is None:
-            images = np.empty((count, *image.shape), image.dtype)
-        if image.shape != images.shape[1:]:
-            found = ", ".join(map(str, sorted((images.shape[1:], image.shape))))
-            raise ValueError(f"images of one batch have the shapes {found}: end the transform with a crop to one size")
-        images[row] = image
+        for name in fields:
+            value = record[name]
+            if name not in arrays:
+                arrays[name] = np.empty((count, *value.shape), value.dtype)
+            if value.shape != arrays[name].shape[1:]:
+                found = ", ".join(map(str, sorted((arrays[name].shape[1:], value.shape))))
+                raise ValueError(
+                    f"{name}s of one batch have the shapes {found}: end the transform with a crop to one size"
+                )
+            arrays[name][row] = value
         labels.append(record["label"])
-    return {"image": images, "label": np.array(labels, np.int32)}
+    return arrays | {"label": np.array(labels, np.int32)}
+
+
+def _size(record: dict[str, Any]) -> int:
+    """Bytes of the arrays of a record."""
+    return sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
 
 
 def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> Iterator[dict[str, np.ndarray]]:
@@ -287,4 +304,4 @@ def _has_room(nbytes: int) -> bool:
 
 
 def _nbytes(examples: _Examples, rows: range) -> int:
-    return examples.get(0, _generator(0, 0))["image"].nbytes * len(rows)
+    return _size(examples.get(0, _generator(0, 0))) * len(rows)

@@ -2,7 +2,8 @@
 
 The format is data only (no pickle), and says itself how to read it. Line: {"image": [32, 32, 1], "label": 7} for a raw
 uint8 array in row-major order; {"image": null, "label": 7} where the rest is an encoded file (JPEG, PNG, ...). An
-example of several classes has them in a list: "label": [7, 3].
+example of several classes has them in a list: "label": [7, 3]. An example with text has its token ids in the fields
+"tokens" and, where it has a second text, "tokens_2"; one without an image is the first line alone.
 """
 
 import json
@@ -23,6 +24,8 @@ def encode(record: Record) -> bytes:
     Raises:
       ValueError: where the image is neither, or another field is neither an integer nor a list of them.
     """
+    if "image" not in record and "tokens" in record:
+        return json.dumps({name: _integers(name, value) for name, value in record.items()}).encode() + b"\n"
     image = record["image"]
     if isinstance(image, bytes):
         shape, body = None, image
@@ -55,6 +58,8 @@ def decode(data: bytes) -> Record:
     end = data.find(b"\n")
     try:
         record = json.loads(data[: max(end, 0)])
+        if "tokens" in record and "image" not in record and end == len(data) - 1:
+            return record
         shape = record["image"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{len(data)} bytes that are no record: the first line must be a JSON header") from error

@@ -10,7 +10,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mrl_jax.choices import nearest
-from mrl_jax.data import array_records, icon_identities, icons, synthetic
+from mrl_jax.data import array_records, icon_identities, icon_names, icons, synthetic
+from mrl_jax.data.text import vocabulary
+from mrl_jax.data.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Source:
       max_labels: the most labels an example has; 1 where each has exactly one.
       class_counts: the examples of each class in this split, or None where that is not known without reading it.
       fields: the integers that every record has besides its label, of `records.FIELDS`.
+      vocabulary: of the token ids in its records, or None where they have no text.
+      context: the most ids of a text.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Source:
     max_labels: int = 1
     class_counts: tuple[int, ...] | None = None
     fields: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
+    context: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,10 @@ def concatenate(parts: Sequence[Source]) -> Source:
                 f"data.mixture: {first.name!r} has {first.num_classes} classes, {part.name!r} has {part.num_classes}, "
                 "or their names differ: prepare the parts with one list of classes"
             )
+        if part.vocabulary != first.vocabulary:
+            raise ValueError(
+                f"data.mixture: {first.name!r} and {part.name!r} were prepared with different tokenizers: take one"
+            )
         if not len(part.records):
             raise ValueError(f"data.mixture: dataset {part.name!r} split {part.split!r} has no records")
     name, split = (" + ".join(getattr(part, field) for part in parts) for field in ("name", "split"))
@@ -93,7 +103,9 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
     Names:
       "icons": the embedded default, made under `data_dir` at first use (2 seconds); splits train and test.
       "icons:identities": the same drawings for open-set retrieval (`icon_identities`); splits train, query, gallery.
-      "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test.
+      "icons:names": the same drawings with their names as captions (`icon_names`); pip install 'mrl_jax[text]'.
+      "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test. With
+        context=16,vocabulary=64 texts too.
       "array_record:PATH": a directory in our own format (`array_records`); PATH may be relative to `data_dir`.
       "tfds:NAME": a TFDS dataset that was built in array_record format under `data_dir`; splits as TFDS spells
         them, such as "train[:99%]".
@@ -119,7 +131,8 @@ def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
 def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
     records = synthetic.records(rest, split)
     counts = tuple(len(range(c, records.examples, records.classes)) for c in range(records.classes))
-    return Source(name, split, records, records.classes, class_counts=counts)
+    text = {"vocabulary": records.words(), "context": records.context}
+    return Source(name, split, records, records.classes, class_counts=counts, **text)
 
 
 def _array_record(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -148,7 +161,17 @@ def _open(name: str, split: str, directory: pathlib.Path) -> Source:
             raise ValueError(f"{directory}: {len(found)} {what} for num_classes={classes}")
     # Datasets written before there were several labels say nothing of them.
     most, fields = manifest.get("max_labels", 1), tuple(manifest.get("fields", ()))
-    return Source(name, split, records, classes, names and tuple(names), most, counts and tuple(counts), fields)
+    own = manifest.get("text")  # None: of images alone
+    text = (_vocabulary(directory, own), own["context"]) if own else (None, 0)
+    counts = counts and tuple(counts)
+    return Source(name, split, records, classes, names and tuple(names), most, counts, fields, *text)
+
+
+def _vocabulary(directory: pathlib.Path, own: dict[str, Any]) -> Vocabulary:
+    found = vocabulary.read(directory / own["file"])
+    if found.sha256 != own["sha256"]:
+        raise ValueError(f"{found.path} is not the tokenizer that {directory} was made with; prepare the dataset again")
+    return found
 
 
 def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
@@ -193,5 +216,6 @@ class _TfdsRecords:
 ICONS = {
     "": ("", icons.by_style),
     "identities": (f"identities-{icon_identities.RULES}", icon_identities.arrange),
+    "names": (f"names-{icon_names.RULES}", icon_names.arrange),
 }
 KINDS = {"icons": _icons, "synthetic": _synthetic, "array_record": _array_record, "tfds": _tfds}

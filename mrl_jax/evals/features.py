@@ -9,12 +9,17 @@ from jax.experimental import multihost_utils
 
 from mrl_jax.nesting import Nesting
 
+NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")  # what a model does not see of a batch
+
 
 class Features(NamedTuple):
     """The embeddings and labels of one split, rows in dataset order."""
 
     z_NxD: np.ndarray  # float32
     label_N: np.ndarray  # int32; (N, L), filled up with -1, where an example has several
+    pair_NxD: np.ndarray | None = None  # float32; of what belongs to each: its caption, the second text
+    caption_N: np.ndarray | None = None  # int32; equal where what belongs to them is equal
+    score_N: np.ndarray | None = None  # float32; how alike the two are, NaN where that is not known
 
 
 class FeatureStore:
@@ -28,21 +33,25 @@ class FeatureStore:
         to_devices: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
         logits: Callable[..., jax.Array],
         nesting: Nesting,
+        label_names: Callable[[str], tuple[str, ...] | None] = lambda split: None,
+        tokenize: Callable[[list[str]], np.ndarray] | None = None,
     ):
         """Stores the functions; nothing runs before the first call.
 
         Args:
-          embed: jitted `(variables, batch) -> (z, head)`, head the flat dict of the head's tensors.
+          embed: jitted `(variables, batch) -> (z, out)`, out the model's tensors by name, `head/...` among them.
           variables: the model's variables.
           batches: one pass over a split: host batches with `image`, `label`, `mask`.
           to_devices: puts a host batch on the devices.
           logits: `(z, head, nesting, dim, mean) -> (B, C)` logits of any dim.
           nesting: the dims that were trained.
+          label_names: of the classes of a split, where they have any.
+          tokenize: texts to token ids (N, T), for models of texts.
         """
         self._embed, self._variables, self._batches, self._to_devices = embed, variables, batches, to_devices
         self._features: dict[str, Features] = {}
         self._head: dict[str, jax.Array] = {}
-        self.logits, self.nesting = logits, nesting
+        self.logits, self.nesting, self.label_names, self.tokenize = logits, nesting, label_names, tokenize
 
     def __call__(self, split: str) -> Features:
         """The features of a split, from the cache after the first call."""
@@ -55,17 +64,35 @@ class FeatureStore:
         """The head's tensors; known after the first split was extracted."""
         return self._head
 
+    def outputs(self, split: str) -> Iterator[tuple[Mapping[str, jax.Array], dict[str, jax.Array]]]:
+        """The batches of a split on the devices, `mask` among them, each with what the model has to say of it."""
+        for batch in self._batches(split):
+            arrays = self._to_devices({name: x for name, x in batch.items() if name not in ("label", "index")})
+            yield arrays, self._embed(self._variables, _inputs(arrays))[1]
+
+    def embed(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The embeddings (N, D), float32, of inputs (N, ...) that are on every process."""
+        return np.asarray(self._embed(self._variables, dict(batch))[0], np.float32)
+
     def _extract(self, split: str) -> Features:
         rows = []
         for batch in self._batches(split):
-            z, self._head = self._embed(self._variables, self._to_devices({"image": batch["image"]}))
-            kept = _gather({"label": batch["label"], "mask": batch["mask"]})
-            rows.append((_gather(z), kept["label"], kept["mask"]))
-        z, label, mask = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*rows))
-        features = Features(z[mask].astype(np.float32), label[mask].astype(np.int32))
+            z, out = self._embed(self._variables, self._to_devices(_inputs(batch)))
+            self._head = {name: x for name, x in out.items() if name.startswith("head/")}
+            kept = {name: batch[name] for name in ("label", "mask", "caption", "score") if name in batch}
+            kept |= {"z": z} | ({"pair/z": out["pair/z"]} if "pair/z" in out else {})
+            rows.append({name: np.asarray(x) for name, x in _gather(kept).items()})
+        found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        mask = found.pop("mask")
+        dtypes = {"z": np.float32, "label": np.int32, "pair/z": np.float32, "caption": np.int32, "score": np.float32}
+        features = Features(*(found[n][mask].astype(dtype) if n in found else None for n, dtype in dtypes.items()))
         if not np.isfinite(features.z_NxD).all():
             raise ValueError(f"the embeddings of split {split!r} are not finite: the model has diverged")
         return features
+
+
+def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: x for name, x in batch.items() if name not in NOT_INPUTS}
 
 
 def _gather(tree: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mrl_jax import trees
 from mrl_jax.choices import choose, pick
-from mrl_jax.models import heads, resnet, vit
+from mrl_jax.models import embedders, heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
 from mrl_jax.models.frozen import frozen_norms
 from mrl_jax.models.last_stage import tapped
@@ -57,13 +57,15 @@ def build(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
     freeze: str = "",
+    vocabulary: int = 0,
+    pad: int = 0,
 ) -> Model:
-    """An image classifier with a nested head.
+    """An image classifier with a nested head; or a model of texts or of pairs, whose embedding is its output.
 
     Args:
-      name: a key of `BACKBONES`.
+      name: a key of `BACKBONES`, or of `embedders.BUILDERS`.
       options: the keywords of that function, and `head_init`: "uniform" (default) or "zeros".
-      head: "mrl", "mrl_e" or "ff", see `heads.Head`.
+      head: "mrl", "mrl_e" or "ff", see `heads.Head`; of a model of texts "mrl_e", "none" or "ff".
       nesting: ends at the backbone's embedding size; for "ff" one dim, at most that size.
       num_classes: C.
       dtype: of the computation, "float32" or "bfloat16".
@@ -71,19 +73,26 @@ def build(
       std: likewise.
       freeze: a regular expression of parameter names; a BatchNorm that it finds whole uses and keeps its running
         statistics in training too.
+      vocabulary: how many token ids there are; 0 where there are no texts.
+      pad: the id that fills up a text.
 
     Raises:
       ValueError: for an unknown name, option or value, or a nesting that does not fit; the message lists the choices.
     """
+    mean, std = (tuple(np.ravel(x).tolist()) for x in (mean, std))
+    choose("dtype", dtype, DTYPES)
+    if min(std) <= 0:
+        raise ValueError(f"std={std} must be positive")
+    if name in embedders.BUILDERS:
+        inputs = embedders.Inputs(vocabulary, pad, mean, std)
+        module, distance = embedders.build(name, options, head, nesting, dtype, inputs)
+        return Model(*embedders.functions(name, module, freeze), nesting.full, distance)
     options = {**options, "name": name}
     head_init = options.pop("head_init", "uniform")
     choose("model.head_init", head_init, heads.INITS)
-    choose("dtype", dtype, DTYPES)
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be positive")
-    mean, std = (tuple(np.ravel(x).tolist()) for x in (mean, std))
-    if min(std) <= 0:
-        raise ValueError(f"std={std} must be positive")
+    choose("model.name", name, [*BACKBONES, *embedders.BUILDERS])
     build_backbone, options = pick("model", BACKBONES, options)
     backbone = build_backbone(**options)
     heads.check(head, nesting, backbone.embed_dim)

@@ -1,4 +1,4 @@
-"""Arrays in an .npz file: images (N, H, W) or (N, H, W, C), and labels."""
+"""Arrays in an .npz file: images (N, H, W) or (N, H, W, C), labels, and captions."""
 
 import pathlib
 import re
@@ -18,18 +18,28 @@ class Arrays:
     digits_are_numbers = True
     open_set = False
 
-    def __init__(self, source: str, *, image_key: str = "images", label_key: str = "labels", camera_key: str = ""):
+    def __init__(
+        self,
+        source: str,
+        *,
+        image_key: str = "images",
+        label_key: str = "labels",
+        text_key: str = "",
+        camera_key: str = "",
+    ):
         """Nothing is read yet.
 
         Args:
           source: the file.
           image_key: the array of the images; {split} in all keys stands for the names of the splits: "{split}_images".
           label_key: that of the labels.
+          text_key: that of the captions; empty: there are none.
           camera_key: that of the cameras (or vendors, shops), numbers or names; empty: there are none.
         """
         self._path, self._keys, self._camera_key = pathlib.Path(source), (image_key, label_key), camera_key
         self.field_names = ("camera",) if camera_key else ()
-        self._splits: dict[str, np.ndarray] = {}
+        self._text_key = text_key
+        self._splits: dict[tuple[str, str], np.ndarray] = {}
         self._cameras: dict[str, list[int]] = {}
 
     def items(self) -> Iterator[Item]:
@@ -46,6 +56,8 @@ class Arrays:
                 self._check(images, labels)
                 if self._camera_key:
                     self.fields(f"{split}:0")  # a wrong key shows before anything is written
+                if self._text_key:
+                    self._check_texts(self._array(file, self._text_key.replace("{split}", split)), images)
                 for index, label in enumerate(labels):
                     yield Item(split, f"{split}:{index}", self._labels(index, label))
 
@@ -64,12 +76,19 @@ class Arrays:
 
     def read(self, key: str) -> np.ndarray:
         """The image as (H, W, C)."""
-        split, _, index = key.rpartition(":")
-        if split not in self._splits:
-            with self._open() as file:
-                self._splits[split] = self._array(file, self._keys[0].replace("{split}", split))
-        image = self._splits[split][int(index)]
+        image = self._row(self._keys[0], key)
         return image[:, :, None] if image.ndim == 2 else image
+
+    def texts(self, key: str) -> tuple[str]:
+        """The caption."""
+        return (str(self._row(self._text_key, key)),)
+
+    def _row(self, name: str, key: str) -> np.ndarray:
+        split, _, index = key.rpartition(":")
+        if (name, split) not in self._splits:
+            with self._open() as file:
+                self._splits[name, split] = self._array(file, name.replace("{split}", split))
+        return self._splits[name, split][int(index)]
 
     def identity(self, key: str) -> str:
         """Split and row."""
@@ -104,6 +123,13 @@ class Arrays:
                 "name them by --image_key and --label_key"
             )
         return file[name]
+
+    def _check_texts(self, texts: np.ndarray, images: np.ndarray) -> None:
+        if texts.shape != images.shape[:1] or texts.dtype.kind != "U":
+            raise ValueError(
+                f"{self._path}: --text_key={self._text_key} is {texts.dtype} of shape {texts.shape}; it must be a text "
+                f"for each of the {len(images)} images"
+            )
 
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
         if (

@@ -45,12 +45,15 @@ class Reader(Protocol):
     def items(self):
         """Yields an Item for every example, in an order that depends on nothing but the source."""
 
-    def read(self, key: str) -> bytes | np.ndarray:
-        """The encoded file, or a uint8 array (H, W, C).
+    def read(self, key: str) -> bytes | np.ndarray | None:
+        """The encoded file, or a uint8 array (H, W, C); None in a source of texts alone.
 
         Raises:
           FileNotFoundError: where it is gone.
         """
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Its texts, of sources that are read for text: a caption, a text, or two that belong together."""
 
     def identity(self, key: str) -> str:
         """What two keys have in common that stand for the same example."""

@@ -1,4 +1,6 @@
-"""Lists of paths with their labels: CSV, TSV, JSON lines or Parquet, with one row an image."""
+"""Lists: CSV, TSV, JSON lines or Parquet, with one row an example: a path with its labels, a path with its caption, a
+text, or two texts that belong together.
+"""
 
 import csv
 import json
@@ -26,8 +28,10 @@ class List:
         self,
         source: str,
         *,
-        image_key: str = "path",
-        label_key: str = "label",
+        image_key: str | None = None,
+        label_key: str | None = None,
+        text_key: str = "",
+        score_key: str = "",
         split_key: str = "",
         label_separator: str = "",
         root: str = "",
@@ -37,18 +41,32 @@ class List:
 
         Args:
           source: the list; its ending tells the format.
-          image_key: the column of the paths.
-          label_key: the column of the labels.
+          image_key: the column of the paths; None: "path", or none where texts are read.
+          label_key: the column of the labels; None: "label", or none where texts are read.
+          text_key: the column of the texts, or two of them with a comma between; empty: texts are not read.
+          score_key: the column that says how alike two texts are, a number; empty: none.
           split_key: the column of the splits; empty: everything is train.
           label_separator: what stands between several labels in one text; empty: a text is one label.
           root: the folder that relative paths start from; empty: that of the list.
           camera_key: the column of the cameras (or vendors, shops), numbers or names; empty: there are none.
         """
         self._source, self._separator = pathlib.Path(source), label_separator
-        self._keys = [image_key, label_key, *([split_key] if split_key else [])]
+        default = ("path", "label") if not text_key else ("", "")
+        self._image, self._label = (d if k is None else k for k, d in zip((image_key, label_key), default))
+        self._texts, self._score, self._split = [k for k in text_key.split(",") if k], score_key, split_key
+        if len(self._texts) > 2 or (score_key and len(self._texts) < 2) or (self._image and len(self._texts) > 1):
+            raise ValueError(
+                f"--text_key={text_key}: give one column, or two of texts that belong together (with --score_key, if "
+                "any, and no --image_key)"
+            )
+        self._keys = [k for k in (self._image, self._label, *self._texts, self._score, self._split) if k]
         self._camera_key, self.field_names = camera_key, ("camera",) if camera_key else ()
         self._cameras: dict[str, int] = {}
+        if camera_key and (self._texts or not self._image):
+            raise ValueError(f"--camera_key={camera_key} is for lists of images alone, without --text_key")
         self._root = root or os.path.dirname(source)
+        if not self._label:
+            self.num_classes = 1
 
     def items(self) -> Iterator[Item]:
         """The rows, in order.
@@ -71,11 +89,21 @@ class List:
         if missing:
             known = f"{sorted(map(str, row))}{nearest(missing[0], map(str, row))}"
             raise ValueError(f"row {number} of {self._source} has no {missing[0]!r} among {known}; see --image_key")
-        path, found, split = (*(row[key] for key in self._keys), "train")[:3]
+        split, found = row[self._split] if self._split else "train", row[self._label] if self._label else 0
         where = f"row {number} of {self._source.name}"
-        if not path or not isinstance(path, str):
-            return Item(str(split), where, (), f"no path: {path!r}")
-        key = os.path.normpath(path)
+        parts = []
+        if self._image:
+            path = row[self._image]
+            if not path or not isinstance(path, str):
+                return Item(str(split), where, (), f"no path: {path!r}")
+            parts.append(os.path.normpath(path))
+        parts += [" ".join(str("" if row[name] is None else row[name]).split()) for name in self._texts]
+        if self._score:
+            try:
+                parts.append(str(round(1000 * float(row[self._score]))))
+            except (TypeError, ValueError):
+                return Item(str(split), where, (), f"no score: {row[self._score]!r}")
+        key = "\t".join(parts)
         if not split:
             return Item("train", key, (), f"no split in {where}")
         if isinstance(found, str):
@@ -83,13 +111,23 @@ class List:
         labels = found if isinstance(found, list) else [found]
         return Item(str(split), key, tuple(label for label in labels if label not in ("", None)))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str) -> bytes | None:
         """The file."""
-        with open(os.path.join(self._root, key), "rb") as file:
+        if not self._image:
+            return None
+        with open(os.path.join(self._root, key.split("\t")[0] if self._texts else key), "rb") as file:
             return file.read()
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """The texts of the row, white space made single blanks."""
+        return tuple(key.split("\t")[bool(self._image) :][: len(self._texts)])
+
+    def score(self, key: str) -> int | None:
+        """How alike the two texts are, in thousandths."""
+        return int(key.split("\t")[-1]) if self._score else None
+
     def identity(self, key: str) -> str:
-        """The path, its dots resolved."""
+        """The path, its dots resolved, and the texts."""
         return key
 
     def fields(self, key: str) -> dict[str, int]:

@@ -10,11 +10,19 @@ from mrl_jax.data.preparing.arrays import Arrays
 from mrl_jax.data.preparing.folders import Folder
 from mrl_jax.data.preparing.items import Reader
 from mrl_jax.data.preparing.layouts import LAYOUTS
+from mrl_jax.data.preparing.lines import Lines
 from mrl_jax.data.preparing.lists import ROWS, List
 from mrl_jax.data.preparing.named import Named
 from mrl_jax.data.preparing.tars import Tars
 
-READERS = {"arrays": Arrays, "folder": Folder, "list": List, "named": Named, "tars": Tars} | LAYOUTS
+READERS = {
+    "arrays": Arrays,
+    "folder": Folder,
+    "lines": Lines,
+    "list": List,
+    "named": Named,
+    "tars": Tars,
+} | LAYOUTS
 
 
 def kind_of(source: str, layout: str = "") -> str:
@@ -33,6 +41,8 @@ def kind_of(source: str, layout: str = "") -> str:
     if source.startswith(("tfds:", "array_record:")):
         return "named"
     if path.is_dir():
+        if any(path.glob("*.txt")) or any(path.glob("*/*.txt")):
+            return "lines"
         return "tars" if any(path.glob("*.tar")) or any(path.glob("*/*.tar")) else "folder"
     if path.suffix == ".tar" and (path.is_file() or any(path.parent.glob(path.name))):
         return "tars"
@@ -40,9 +50,13 @@ def kind_of(source: str, layout: str = "") -> str:
         raise FileNotFoundError(f"there is no {source}: give a folder, a file, a glob of tars, or tfds:NAME")
     if path.suffix == ".npz":
         return "arrays"
+    if path.suffix == ".txt":
+        return "lines"
     if path.suffix in ROWS:
         return "list"
-    raise ValueError(f"{source} is none of: a folder of images or tars, *.tar, *.npz, *{', *'.join(ROWS)}, tfds:NAME")
+    raise ValueError(
+        f"{source} is none of: a folder of images, tars or texts, *.tar, *.npz, *.txt, *{', *'.join(ROWS)}, tfds:NAME"
+    )
 
 
 def open_reader(kind: str, source: str, options: Mapping[str, Any]) -> Reader:

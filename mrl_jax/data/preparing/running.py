@@ -13,7 +13,7 @@ from typing import Any
 import tqdm
 
 from mrl_jax.data import array_records
-from mrl_jax.data.preparing import beam, excluding, listing, local, readers, shards
+from mrl_jax.data.preparing import beam, excluding, listing, local, readers, shards, texts
 from mrl_jax.data.preparing import plan as plans
 from mrl_jax.data.preparing.listing import MISLABELLED, Dropped
 from mrl_jax.data.preparing.spec import Spec
@@ -135,7 +135,7 @@ def _write_shards(plan: plans.Plan, workers: int, skip_fraction: float, beam_arg
     # A line every ten seconds where it is not a terminal.
     pause = 0.1 if sys.stderr.isatty() else 10.0
     with (
-        tqdm.tqdm(total=total, initial=start, unit="image", mininterval=pause, dynamic_ncols=True) as bar,
+        tqdm.tqdm(total=total, initial=start, unit="example", mininterval=pause, dynamic_ncols=True) as bar,
         contextlib.closing(local.each(shards.write_shard, calls, workers)) as written,
     ):
         for note in written:
@@ -209,7 +209,18 @@ def _finish(plan: plans.Plan) -> Mapping[str, Any]:
         "prepared": facts["identity"],
         "splits": entries,
     }
+    if "tokenizer" in facts["identity"]:
+        manifest |= _text_of(plan, notes)
     plans.replace(directory / DROPPED, "".join(json.dumps(row._asdict()) + "\n" for row in dropped))
     array_records.write_manifest(directory, manifest)
     shutil.rmtree(directory / plans.FOLDER, ignore_errors=True)
     return manifest
+
+
+def _text_of(plan: plans.Plan, notes: Mapping[str, list]) -> dict[str, Any]:
+    """What the manifest says of texts; puts a copy of the tokenizer beside the shards."""
+    identity = plan.facts["identity"]
+    plans.replace(plan.directory / texts.FILE, pathlib.Path(identity["tokenizer"]["path"]).read_text(encoding="utf-8"))
+    own = {"file": texts.FILE, "sha256": identity["tokenizer"]["sha256"], "context": identity["context"]}
+    truncated = {split: sum(note["truncated"] for note in found) for split, found in notes.items()}
+    return {"text": own | {"pack": identity["pack"]}, "truncated": truncated}

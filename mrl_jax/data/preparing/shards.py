@@ -15,8 +15,9 @@ from mrl_jax.data import array_records, pictures
 from mrl_jax.data.preparing import plan as plans
 from mrl_jax.data.preparing.hashing import perceptual_hash
 from mrl_jax.data.preparing.listing import Dropped, key_of
+from mrl_jax.data.preparing.texts import EmptyText, Texts
 
-UNDECODABLE, NEAR = "undecodable", "near"
+UNDECODABLE, NEAR, EMPTY = "undecodable", "near", "empty"
 
 
 class Summary(NamedTuple):
@@ -52,8 +53,8 @@ def write_shard(directory: str, fingerprint: str, split: str, index: int) -> Sum
     finally:
         partial.unlink(missing_ok=True)
     counts = {str(label): count for label, count in sorted(found.counts.items())}
-    text = json.dumps({"entry": entry | {"file": path.name}, "counts": counts, "dropped": found.dropped})
-    plans.replace(plan.done(split, index), text)
+    note = {"entry": entry | {"file": path.name}, "counts": counts, "dropped": found.dropped}
+    plans.replace(plan.done(split, index), json.dumps(note | {"truncated": found.truncated}))
     return Summary(len(plan.examples(split, index)), found.dropped)
 
 
@@ -64,7 +65,7 @@ def summary(plan: plans.Plan, split: str, index: int) -> Summary | None:
 
 
 def read_note(plan: plans.Plan, split: str, index: int) -> Mapping[str, Any] | None:
-    """The note of a shard {"entry", "counts", "dropped"}; None where there is none, or the shard is not whole."""
+    """The note of a shard {"entry", "counts", "dropped", "truncated"}; None where the shard is not there and whole."""
     try:
         note = json.loads(plan.done(split, index).read_text(encoding="utf-8", errors="surrogateescape"))
         size = (plan.directory / plan.file(split, index)).stat().st_size
@@ -81,25 +82,50 @@ class _Examples:
         identity = plan.facts["identity"]
         self._resize = {name: identity[name] for name in ("max_size", "side", "quality")}
         self._exclude = plan.exclude if split in identity["exclude_from"] else None
+        self._texts = Texts(plan.reader, identity) if "tokenizer" in identity else None
+        self._packs = self._texts is not None and identity["pack"]
         self.dropped: list[Dropped] = []
         self.counts: Counter[int] = Counter()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         keys, labels = self._plan.rows[self._split]
+        if self._packs:
+            for tokens in self._texts.packed(key_of(keys.row(i)) for i in self._rows):
+                self.counts.update([0])
+                yield {"tokens": tokens, "label": 0}
+            return
         for i in self._rows:
             key = key_of(keys.row(i))
-            image = self._image(key)
+            fields = self._text(key)
+            image = None if fields is None else self._image(key)
             if image is not None:
                 own = labels.row(i).tolist()
                 self.counts.update(own)
-                fields = self._plan.reader.fields(key) if self._plan.facts["fields"] else {}
-                yield {"image": image, "label": own if self._plan.facts["max_labels"] > 1 else own[0], **fields}
+                more = self._plan.reader.fields(key) if self._plan.facts["fields"] else {}
+                yield fields | image | {"label": own if self._plan.facts["max_labels"] > 1 else own[0], **more}
 
-    def _image(self, key: str) -> np.ndarray | bytes | None:
+    @property
+    def truncated(self) -> int:
+        """Texts that were cut."""
+        return self._texts.truncated if self._texts else 0
+
+    def _text(self, key: str) -> dict[str, Any] | None:
+        """The fields of its texts, {} where none are read, None where it is dropped."""
+        try:
+            return self._texts.fields(key) if self._texts else {}
+        except EmptyText as error:
+            return self._drop(key, EMPTY, str(error))
+        except (UnicodeDecodeError, KeyError, json.JSONDecodeError) as error:
+            return self._drop(key, UNDECODABLE, f"{type(error).__name__}: {error}")
+
+    def _image(self, key: str) -> dict[str, np.ndarray | bytes] | None:
+        """{"image"}, {} where the source has none, None where it is dropped."""
         try:
             image = self._plan.reader.read(key)
         except FileNotFoundError:
             return self._drop(key, UNDECODABLE, "the file is missing")
+        if image is None:
+            return {}
         try:
             # All of it, since what is cut short shows only at the end.
             pixels = pictures.read(image) if isinstance(image, bytes) else image
@@ -114,7 +140,7 @@ class _Examples:
                 near = self._exclude.near(own)
                 if near:
                     return self._drop(key, NEAR, near)
-        return image
+        return {"image": image}
 
     def _drop(self, key: str, reason: str, detail: str) -> None:
         self.dropped.append(Dropped(self._split, key, reason, detail))

@@ -14,6 +14,7 @@ from mrl_jax.data import array_records
 from mrl_jax.data.preparing import hashing
 from mrl_jax.data.preparing.items import SPLIT
 from mrl_jax.data.preparing.readers import kind_of
+from mrl_jax.data.text import vocabulary
 
 RULES = 1  # raised with every change to what is written for the same options
 
@@ -39,6 +40,9 @@ class Spec:
       licence: a note for the manifest.
       layout: a known layout of files, of `layouts.LAYOUTS`; empty: told by the look of the source.
       open_set: the fraction of classes that is kept from training and divided into query and gallery; 0: none.
+      tokenizer: the tokenizer.json that texts are made into ids with; empty: texts are not read.
+      context: the most ids of a text.
+      pack: texts are laid end to end in rows of `context` ids.
     """
 
     source: str
@@ -57,6 +61,9 @@ class Spec:
     licence: str = ""
     layout: str = ""
     open_set: float = 0.0
+    tokenizer: str = ""
+    context: int = 128
+    pack: bool = False
 
     def check(self) -> None:
         """Raises ValueError, naming the option, for a value that cannot be."""
@@ -74,10 +81,30 @@ class Spec:
                 f"--open_set={self.open_set:g} makes the splits train, query and gallery, and numbers the classes so "
                 "that those of training come first: leave the fractions of --splits and --labels out"
             )
+        self._check_text()
         if isinstance(self.splits, Mapping) and abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(
                 f"--splits={dict(self.splits)}: the fractions sum to {sum(self.splits.values()):g}, not to 1"
             )
+
+    def _check_text(self) -> None:
+        if bool(self.tokenizer) != self.has_text:
+            has, lacks = ("--tokenizer", "--text_key") if self.tokenizer else ("text", "--tokenizer")
+            raise ValueError(
+                f"{self.source} is read with {has} but without {lacks}: texts need --tokenizer=FILE (made by python -m "
+                "mrl_jax.tokenizer) and, but for .txt files, --text_key=NAME"
+            )
+        if self.pack and (not self.tokenizer or self.reader.get("image_key") or "," in self.reader.get("text_key", "")):
+            raise ValueError("--pack lays single texts end to end: it does not go with images or pairs of texts")
+        if self.tokenizer:
+            vocabulary.read(pathlib.Path(self.tokenizer))
+            if not 3 <= self.context <= 1 << 16:
+                raise ValueError(f"--context={self.context} must be in 3..{1 << 16} ids, with [CLS] and [SEP]")
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the source is read for text."""
+        return "text_key" in self.reader or kind_of(self.source) == "lines"
 
     def identity(self) -> dict[str, Any]:
         """What two preparations share that write the same bytes, as JSON values; paths are absolute."""
@@ -96,6 +123,11 @@ class Spec:
         for name in ("layout", "open_set"):
             if not own[name]:
                 del own[name]
+        if self.tokenizer:
+            path = pathlib.Path(self.tokenizer).absolute()
+            own["tokenizer"] = {"path": str(path), "sha256": vocabulary.read(path).sha256}
+        else:  # datasets of images say nothing of texts
+            own = {name: value for name, value in own.items() if name not in ("tokenizer", "context", "pack")}
         # Another release may decode, resize or encode to other bytes.
         own["pillow"] = PIL.__version__ if self.max_size or self.exclude_near else ""
         return own

@@ -18,9 +18,19 @@ class Tars:
     digits_are_numbers = True
     open_set, field_names = False, ()
 
-    def __init__(self, source: str, *, label_key: str = "label"):
-        """Reads nothing yet; `label_key` is the field of key.json where there is no key.cls."""
-        self._source, self._label_key = source, label_key
+    def __init__(self, source: str, *, label_key: str | None = None, text_key: str = ""):
+        """Reads nothing yet.
+
+        Args:
+          source: a tar, a glob of them, or a folder of them.
+          label_key: the field of key.json with the label, where there is no key.cls; None: "label", or no label where
+            captions are read.
+          text_key: the ending of the member with the caption, as in txt, or else the field of key.json; empty: none.
+        """
+        self._source, self._text_key = source, text_key
+        self._label_key = ("" if text_key else "label") if label_key is None else label_key
+        if not self._label_key:
+            self.num_classes = 1
 
     def items(self) -> Iterator[Item]:
         """The samples of every tar, in order.
@@ -42,6 +52,13 @@ class Tars:
         if len(images) != 1:
             return Item(split, f"{where}:0:0", (), f"{len(images)} images among its members {sorted(members)}")
         key = f"{where}:{images[0][0]}:{images[0][1]}"
+        if self._text_key:
+            if self._text_key not in members and "json" not in members:
+                return Item(split, key, (), f"no caption: neither {self._text_key} nor json among {sorted(members)}")
+            offset, size = members[self._text_key if self._text_key in members else "json"]
+            key += f":{offset}:{size}:{int(self._text_key in members)}"
+            if not self._label_key:
+                return Item(split, key, (0,))
         try:
             if "cls" in members:
                 found = _bytes(path, *members["cls"]).decode().strip()
@@ -55,12 +72,26 @@ class Tars:
 
     def read(self, key: str) -> bytes:
         """The image."""
-        path, _, offset, size = key.rsplit(":", 3)
+        path, _, offset, size = self._places(key)[0].rsplit(":", 3)
         return _bytes(path, int(offset), int(size))
+
+    def texts(self, key: str) -> tuple[str]:
+        """The caption.
+
+        Raises:
+          KeyError: where the json has no such field.
+        """
+        image, offset, size, plain = self._places(key)
+        found = _bytes(image.rsplit(":", 3)[0], int(offset), int(size)).decode()
+        return (" ".join(str(found if plain == "1" else json.loads(found)[self._text_key]).split()),)
+
+    def _places(self, key: str) -> list[str]:
+        """The place of the image, and where captions are read the offset and size of theirs and whether it is plain."""
+        return key.rsplit(":", 3) if self._text_key else [key]
 
     def identity(self, key: str) -> str:
         """The tar and the sample's key, wherever in the tar it lies."""
-        return key.rsplit(":", 2)[0]
+        return self._places(key)[0].rsplit(":", 2)[0]
 
 
 def _tars(source: str) -> list[tuple[str, str]]:

@@ -1,0 +1,72 @@
+"""ALIGN-like: ViT-B/16 and BERT-Base in one space, trained on images with their captions (arXiv 2205.13147, App. C).
+
+    python -m mrl_jax.tokenizer captions.csv --text_key=caption --out=tokenizer.json
+    python -m mrl_jax.prepare 'shards/*.tar' --data_dir=DIR/pairs --text_key=txt --tokenizer=tokenizer.json \
+        --context=64 --seed=0 --max_size=512 --skip_fraction=0.01 --splits=train:0.999,test:0.001
+    python -m mrl_jax.train --config=configs/align_b16_bert.py --workdir=runs/align --config.data.dir=DIR
+
+1,000,000 steps, Adafactor, the rate a line from 1e-3 down to 0; batch 4096, our reading of 64 on each of the 64 chips.
+Both embeddings are cut and then normalised at each of seven dims. `:sigmoid` takes the sigmoid loss of all pairs;
+`--config.accumulate=8` is the same update with the activations of an eighth of the batch; a trained image tower is
+kept as it is by `--config.init.path=... --config.optim.freeze='^image/'`.
+
+Expected, published, ImageNet 1-NN of the image tower at 12 to 768 dims: MRL 43.57 56.44 62.33 65.72 67.00 67.70 67.85;
+the largest model alone, cut, 11.90 33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.
+
+`:small` is a ResNet-10 and a BERT-Tiny on icons and their names, for two CPU cores;
+`python -m experiments.icon_names` runs and measures it.
+"""
+
+import ml_collections
+
+from mrl_jax import config as defaults
+from mrl_jax.nesting import Nesting
+
+
+def get_config(mode: str = "") -> ml_collections.ConfigDict:
+    c = defaults.default()
+    c.batch_size, c.total_steps = 4096, 1_000_000
+    c.dtype, c.head = "bfloat16", "none"
+    c.nesting.dims = Nesting.halving(768, 12).dims
+    c.loss = {"name": "contrastive", "chunk": 0, "duplicates": "masked"}
+
+    image = {**defaults.vit("B/16"), "posemb": "sincos2d", "remat": True}
+    c.model = defaults.dual_encoder(image, {**defaults.bert("Base"), "remat": True, "dropout": 0.0})
+    c.data.name, c.data.kind = "array_record:pairs", "image_text"
+    c.data.train_ops = "decode(3)|random_resized_crop(224,scale=(0.25,1.0))|flip_lr"
+    c.data.eval_ops = "decode(3)|resize_small(256)|center_crop(224)"
+    c.data.workers, c.data.eval_batch_size = 32, 1024
+
+    c.optim = {**defaults.adafactor(1e-3), "weight_decay": 1e-4, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
+    c.schedule = {"name": "linear", "warmup_steps": 10_000, "final": 0.0}
+    c.evals = {"pairs": {"name": "pair_retrieval", "every": 10_000, "split": "test", "dims": ()}}
+    c.checkpoint.every = 5000
+    words = [word for word in mode.split(",") if word]
+    if "small" in words:
+        _small(c)
+    if "sigmoid" in words:
+        c.loss.name, c.model.bias = "sigmoid", -10.0
+    if "debug" in words:
+        c.dtype, c.schedule.warmup_steps = "float32", 2
+        c.model.image, c.model.text = defaults.vit("mu/16"), {**c.model.text, "variant": "mu", "remat": False}
+        c.nesting.dims = (4, 8, 32)
+        c.data.train_ops = "decode(3)|random_resized_crop(32)|flip_lr"
+        c.data.eval_ops = "decode(3)|resize_small(32)|center_crop(32)"
+    defaults.apply_mode(c, ",".join(word for word in words if word not in ("small", "sigmoid")), size=32)
+    return c
+
+
+def _small(c: ml_collections.ConfigDict) -> None:
+    c.dtype, c.batch_size, c.total_steps = "float32", 128, 800
+    c.nesting.dims = Nesting.halving(128, 8).dims
+    text = {**defaults.bert("Tiny"), "pool": "mean", "positions": 16, "dropout": 0.0}
+    c.model = defaults.dual_encoder({**defaults.resnet("10"), "base_width": 16}, text)
+    c.data.name, c.data.workers, c.data.eval_batch_size = "icons:names", 0, 256
+    c.data.train_ops, c.data.eval_ops = "decode|random_shift(4)", "decode"
+    c.optim = {**defaults.adamw(1e-3), "weight_decay": 1e-2, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
+    c.schedule.warmup_steps, c.checkpoint.every = 50, 200
+    c.evals = {
+        "pairs": {"name": "pair_retrieval", "every": 0, "split": "test", "dims": ()},
+        "zero_shot": {"name": "zero_shot", "every": 0, "split": "test", "templates": ("{}",), "dims": ()},
+        "knn": {"name": "knn", "every": 0, "split": "test", "gallery": "train", "k": 1, "dims": ()},
+    }

@@ -1,0 +1,49 @@
+"""The texts of examples made into token ids."""
+
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mrl_jax.data.preparing.items import Reader
+from mrl_jax.data.text.packing import pack
+from mrl_jax.data.text.tokenizer import Tokenizer
+
+FILE = "tokenizer.json"  # the copy of the tokenizer beside the shards
+
+
+class EmptyText(ValueError):
+    """Nothing is left of a text: it is blank."""
+
+
+class Texts:
+    """Makes texts into the fields of records, and counts those that were cut."""
+
+    def __init__(self, reader: Reader, identity: Mapping[str, Any]):
+        """Loads the tokenizer of a preparation (`Spec.identity`); ValueError where it has changed since."""
+        path, sha256 = identity["tokenizer"]["path"], identity["tokenizer"]["sha256"]
+        self._reader, self._context, self._tokenizer = reader, identity["context"], Tokenizer(pathlib.Path(path))
+        if self._tokenizer.vocabulary.sha256 != sha256:
+            raise ValueError(f"the tokenizer {path} has changed since the preparation began")
+        self.truncated = 0
+
+    def fields(self, key: str) -> dict[str, Any]:
+        """{"tokens"}, and where the source has them "tokens_2" and "score" (thousandths).
+
+        Raises:
+          EmptyText: where one of the texts is.
+        """
+        found = {}
+        for name, text in zip(("tokens", "tokens_2"), self._reader.texts(key)):
+            tokens, cut = self._tokenizer.encode(text, self._context)
+            if len(tokens) < 3:
+                raise EmptyText(f"no text: {text!r}")
+            found[name] = tokens
+            self.truncated += cut
+        score = self._reader.score(key) if hasattr(self._reader, "score") else None
+        return found if score is None else found | {"score": score}
+
+    def packed(self, keys: Iterable[str]) -> Iterator[list[int]]:
+        """The single texts of all keys in full rows; see `packing.pack`."""
+        own = self._tokenizer.vocabulary
+        texts = (self._tokenizer.pieces(self._reader.texts(key)[0]) for key in keys)
+        return pack((text for text in texts if text), self._context, own.cls, own.sep)

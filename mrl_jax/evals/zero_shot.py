@@ -1,0 +1,54 @@
+"""Classification of images by the names of the classes alone (CLIP, section 3.1), at every dim."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mrl_jax.evals import exact
+from mrl_jax.evals.features import FeatureStore, dims_of
+
+BATCH = 256
+
+
+class ZeroShot:
+    """Top-1 and top-5 accuracy of the nearest class, among those that the split shows.
+
+    A class is the mean of the normalised embeddings of its prompts, at each dim by itself.
+    """
+
+    def __init__(self, *, split: str = "test", templates: tuple[str, ...] = ("{}",), dims: tuple[int, ...] = ()):
+        """Evaluates `split` at `dims`; a template such as "a photo of a {}" stands for a prompt.
+
+        Raises:
+          ValueError: for no template, or one without {}.
+        """
+        if not templates or any(template.count("{}") != 1 for template in templates):
+            raise ValueError(f"evals.zero_shot.templates={templates!r}: each needs one {{}} for the name of the class")
+        self._split, self._templates, self._dims = split, tuple(templates), tuple(dims)
+
+    def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
+        """Yields `top1@dim` and `top5@dim`, fractions of the split.
+
+        Raises:
+          ValueError: where the classes have no names.
+        """
+        found, names = store(self._split), store.label_names(self._split)
+        if names is None or found.label_N.ndim > 1:
+            raise ValueError(f"zero_shot needs names of classes and one label an example: not split {self._split!r}")
+        classes, label_N = np.unique(found.label_N, return_inverse=True)
+        prompts = [template.format(names[c]) for c in classes for template in self._templates]
+        z_CxPxD = self._embed(store, prompts).reshape(len(classes), len(self._templates), -1)
+        k = min(5, len(classes))
+        for dim in dims_of(store.nesting, self._dims):
+            cut = z_CxPxD[:, :, :dim]
+            cut = cut / np.maximum(np.linalg.norm(cut, axis=2, keepdims=True), 1e-30)
+            _, (nearest_NxK,) = exact.search(found.z_NxD[:, :dim], cut.mean(axis=1), (dim,), k)
+            hits = nearest_NxK == label_N[:, None]
+            yield f"top1@{dim}", float(hits[:, 0].mean())
+            yield f"top5@{dim}", float(hits.any(axis=1).mean())
+
+    def _embed(self, store: FeatureStore, prompts: list[str]) -> np.ndarray:
+        tokens = store.tokenize(prompts)
+        filled = np.concatenate([tokens, np.repeat(tokens[-1:], -len(tokens) % BATCH, axis=0)])
+        parts = [store.embed({"tokens": filled[i : i + BATCH]}) for i in range(0, len(filled), BATCH)]
+        return np.concatenate(parts)[: len(tokens)]

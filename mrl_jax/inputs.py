@@ -1,0 +1,144 @@
+"""The input side of a config: its data, what becomes of a record by the kind of data, and the shapes of a batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from mrl_jax.choices import choose
+from mrl_jax.data import images, pipeline, resolution, sources
+from mrl_jax.data.text import transforms
+from mrl_jax.data.text.tokenizer import Tokenizer
+
+NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")
+
+
+class Transforms(NamedTuple):
+    """What is done to records: in training, as (first step, transform) pairs, and in evaluation."""
+
+    train: list[tuple[int, pipeline.Transform]]
+    evaluation: pipeline.Transform
+
+
+def of(config: ml_collections.ConfigDict, source: sources.Source) -> Transforms:
+    """The transforms of `data.kind` for the records of a source.
+
+    Raises:
+      ValueError: for an unknown kind, records that lack what it needs, or options that do not fit.
+    """
+    choose("data.kind", config.data.kind, KINDS)
+    make, needed = KINDS[config.data.kind]
+    if not len(source.records):
+        raise ValueError(f"dataset {source.name!r} split {source.split!r} has no records")
+    missing = sorted(needed - source.records[0].keys())
+    if missing:
+        raise ValueError(
+            f"data.kind={config.data.kind!r} needs records with {sorted(needed)}, and those of dataset {source.name!r} "
+            f"have {sorted(source.records[0])}: prepare it with --tokenizer and --text_key, or set another data.kind"
+        )
+    return make(config, source)
+
+
+def batches(
+    config: ml_collections.ConfigDict, source: sources.Source
+) -> list[tuple[int, dict[str, jax.ShapeDtypeStruct]]]:
+    """The abstract batches of a run, each with the step it begins at: images may grow."""
+    stages = []
+    labels = (source.max_labels,) if source.max_labels > 1 else ()
+    for first, transform in of(config, source).train:
+        record = transform(source.records[0], np.random.default_rng(0))
+        batch = {
+            n: jax.ShapeDtypeStruct((config.batch_size, *record[n].shape), record[n].dtype) for n in transform.fields
+        }
+        stages.append((first, batch | {"label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32)}))
+    return stages
+
+
+def train_source(data: ml_collections.ConfigDict) -> sources.Source:
+    """The data to train on: one dataset or a mixture."""
+    if not data.mixture:
+        return sources.load(data.name, data.train_split, data_dir=data.dir)
+    for part in data.mixture:
+        if len(part) != 3 or not isinstance(part[2], int | float) or not part[2] > 0:
+            raise ValueError(f"data.mixture: {part!r} must be (name, split, weight), with a positive weight")
+    return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
+
+
+def eval_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
+    """A split to evaluate on."""
+    return sources.load(config.data.name, split, data_dir=config.data.dir)
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model sees of a batch in evaluation."""
+    return {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+
+
+def tokenize(config: ml_collections.ConfigDict, source: sources.Source) -> Callable[[list[str]], np.ndarray]:
+    """Texts to token ids (N, T), int32, as those of a source; it needs the library `tokenizers` when it is called."""
+
+    def to_ids(texts: list[str]) -> np.ndarray:
+        if source.vocabulary is None or not source.vocabulary.path.is_file():
+            raise ValueError(f"dataset {source.name!r} has no tokenizer: texts cannot be made into its token ids")
+        return np.array(Tokenizer(source.vocabulary.path).batch(texts, _context(config, source)), np.int32)
+
+    return to_ids
+
+
+def tokenizer_of(source: sources.Source) -> str | None:
+    """The SHA-256 of the tokenizer that its texts were made with; None where there are none."""
+    return source.vocabulary.sha256 if source.vocabulary else None
+
+
+def check_tokenizer(trained: str | None, source: sources.Source, where: str) -> None:
+    """Raises ValueError where parameters were trained with another tokenizer than that of the data; None: with none."""
+    own = tokenizer_of(source)
+    if trained and own and trained != own:
+        raise ValueError(
+            f"{where} was trained with the tokenizer of SHA-256 {trained[:12]}, and dataset {source.name!r} was made "
+            f"with {source.vocabulary.path} of SHA-256 {own[:12]}: prepare the data with the tokenizer of the training"
+        )
+
+
+def _images(config, source):
+    data = config.data
+    found = resolution.specs(data.train_ops, data.resolution.points, data.resolution.multiple, config.total_steps)
+    return Transforms([(first, images.parse(spec)) for first, spec in found], images.parse(data.eval_ops))
+
+
+def _masked_text(config, source):
+    text = config.data.text
+    if not 0 < text.mask < 1:
+        raise ValueError(f"data.text.mask={text.mask} must be in (0, 1), the share of the pieces to be guessed")
+    own = transforms.Text(source.vocabulary, _context(config, source), float(text.mask), bool(text.whole_word))
+    return Transforms([(0, own)], own)
+
+
+def _image_text(config, source):
+    found = _images(config, source)
+    arguments = source.vocabulary, _context(config, source)
+    train = [(first, transforms.Captioned(own, *arguments)) for first, own in found.train]
+    return Transforms(train, transforms.Captioned(found.evaluation, *arguments))
+
+
+def _text_pair(config, source):
+    own = transforms.Pair(source.vocabulary, _context(config, source))
+    return Transforms([(0, own)], own)
+
+
+def _context(config, source):
+    context = config.data.text.context or source.context
+    if context < 3:
+        raise ValueError(f"data.text.context={context} must be at least 3 ids: [CLS], a piece and [SEP]; or 0")
+    return context
+
+
+# The transforms of each kind of data, and the fields of a record that they need.
+KINDS: dict[str, tuple[Callable[..., Transforms], set[str]]] = {
+    "image": (_images, {"image"}),
+    "masked_text": (_masked_text, {"tokens"}),
+    "image_text": (_image_text, {"image", "tokens"}),
+    "text_pair": (_text_pair, {"tokens", "tokens_2"}),
+}

@@ -1,0 +1,111 @@
+"""Texts and captions through `prepare`, from every kind of source."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import raw
+import text
+
+from mrl_jax.data import sources
+from mrl_jax.data.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return text.trained(tmp_path_factory.mktemp("t") / "tokenizer.json")
+
+
+def decoded(made, tokens):
+    own = Tokenizer(made)
+    return own._inner.decode(tokens)
+
+
+def test_a_corpus_is_packed_and_its_bytes_repeat(tmp_path, made):
+    source, whole = text.corpus(tmp_path / "c.txt"), " ".join(text.sentences(60))
+    for name in "ab":
+        raw.prepare(source, tmp_path / name, tokenizer=str(made), context=12, pack=True, seed=None)
+    assert raw.files(tmp_path / "a") == raw.files(tmp_path / "b")
+    found = text.records(tmp_path / "a")
+    assert {len(r["tokens"]) for r in found[:-1]} == {12}
+    assert decoded(made, [t for r in found for t in r["tokens"]]).replace(" ", "") == whole.replace(" ", "")
+    source = sources.load(f"array_record:{tmp_path / 'a'}", "train", data_dir=".")
+    assert (source.context, source.vocabulary.size) == (12, Tokenizer(made).vocabulary.size)
+
+
+def test_empty_texts_are_skipped_and_long_ones_cut_and_both_are_counted(tmp_path, made):
+    rows = [{"t": s} for s in ("red house", "  ", "blue tree", "red " * 30)]
+    source = text.write_jsonl(tmp_path / "l.jsonl", rows)
+    found = raw.prepare(source, tmp_path / "d", tokenizer=str(made), context=8, reader={"text_key": "t"})
+    assert found["dropped"]["train"] == {"empty": 1}
+    assert found["truncated"] == {"train": 1}
+    assert [row["reason"] for row in raw.dropped(tmp_path / "d")] == ["empty"]
+    assert [decoded(made, r["tokens"]) for r in text.records(tmp_path / "d")][:2] == ["red house", "blue tree"]
+    assert len(text.records(tmp_path / "d")[2]["tokens"]) == 8
+
+
+def test_captions_of_a_list_of_a_tar_and_of_arrays_give_the_same_records(tmp_path, made):
+    captions = ["red house", "blue tree", "small river"]
+    folder = raw.folder(tmp_path / "images", 3)
+    paths = sorted(folder.rglob("*.jpg"))
+    rows = [{"path": str(p), "caption": c} for p, c in zip(paths, captions)]
+    listed = text.write_jsonl(tmp_path / "l.jsonl", rows)
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i, (path, caption) in enumerate(zip(paths, captions)):
+            # One caption in a member of its own, the others in a json.
+            other = ("txt", caption) if i == 0 else ("json", json.dumps({"txt": caption}))
+            for ending, data in (("jpg", path.read_bytes()), (other[0], other[1].encode())):
+                info = tarfile.TarInfo(f"{i}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    images = np.stack([raw.picture(int(p.stem)) for p in paths])
+    np.savez(tmp_path / "a.npz", images=images, labels=np.zeros(3, int), names=np.array(captions))
+    options = {"tokenizer": str(made), "context": 8}
+    raw.prepare(listed, tmp_path / "1", reader={"image_key": "path", "text_key": "caption"}, **options)
+    raw.prepare(tmp_path / "s.tar", tmp_path / "2", reader={"text_key": "txt"}, **options)
+    raw.prepare(tmp_path / "a.npz", tmp_path / "3", reader={"text_key": "names"}, **options)
+    one, two, three = (text.records(tmp_path / name) for name in "123")
+    assert [r["image"] for r in one] == [r["image"] for r in two] == [p.read_bytes() for p in paths]
+    tokens = [[r["tokens"] for r in found] for found in (one, two, three)]
+    assert tokens[0] == tokens[1] == tokens[2]
+    assert [decoded(made, t) for t in tokens[0]] == captions
+
+
+def test_pairs_of_texts_and_their_scores(tmp_path, made):
+    rows = [{"a": "red", "b": "red house", "s": 4.25}, {"a": "tree", "b": "river", "s": "0"}]
+    source = text.write_jsonl(tmp_path / "l.jsonl", rows)
+    options = {"reader": {"text_key": "a,b", "score_key": "s"}, "tokenizer": str(made), "context": 8}
+    raw.prepare(source, tmp_path / "d", **options)
+    found = text.records(tmp_path / "d")
+    assert [r["score"] for r in found] == [4250, 0]
+    assert [decoded(made, r["tokens_2"]) for r in found] == ["red house", "river"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reader": {"text_key": "t"}}, "with text but without --tokenizer"),
+        ({"tokenizer": "T", "reader": {"image_key": "t"}}, "with --tokenizer but without --text_key"),
+        ({"tokenizer": "T", "reader": {"text_key": "t", "image_key": "t"}, "pack": True}, "--pack lays single texts"),
+        ({"tokenizer": "T", "reader": {"text_key": "t"}, "context": 2}, r"--context=2 must be in 3\.\."),
+        ({"tokenizer": "T", "reader": {"text_key": "t,u,v"}}, "one column, or two"),
+        ({"tokenizer": "T", "reader": {"text_key": "x"}}, "has no 'x' among"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, made, options, message):
+    source = text.write_jsonl(tmp_path / "l.jsonl", [{"t": "red"}])
+    options = options | ({"tokenizer": str(made)} if "tokenizer" in options else {})
+    with pytest.raises(ValueError, match=message):
+        raw.prepare(source, tmp_path / "d", **options)
+
+
+def test_data_of_another_preparation_are_refused(tmp_path, made):
+    source = text.corpus(tmp_path / "c.txt")
+    raw.prepare(source, tmp_path / "d", tokenizer=str(made), context=12)
+    with pytest.raises(ValueError, match="context: 12 there, 10 asked for"):
+        raw.prepare(source, tmp_path / "d", tokenizer=str(made), context=10)
+    (tmp_path / "d" / "tokenizer.json").write_text((tmp_path / "d" / "tokenizer.json").read_text() + " ")
+    with pytest.raises(ValueError, match="is not the tokenizer that"):
+        text.records(tmp_path / "d")

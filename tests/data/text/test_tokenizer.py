@@ -1,0 +1,70 @@
+"""Tokenizers: the file is enough, training repeats, mistakes are named."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import text
+
+from mrl_jax.data.text import packing, tokenizer, vocabulary
+
+
+@pytest.mark.parametrize("kind", tokenizer.KINDS)
+def test_what_is_read_without_the_library_agrees_with_it(tmp_path, kind):
+    one, two = text.trained(tmp_path / "a.json", kind), text.trained(tmp_path / "b.json", kind)
+    if kind == "bpe":  # the library numbers the pieces of WordPiece in another order each time
+        assert one.read_bytes() == two.read_bytes()
+    own, made = vocabulary.read(one), tokenizer.Tokenizer(one)
+    pieces = made.pieces("Houses housing, tree")
+    assert pieces
+    assert max(pieces) < own.size
+    words = 1 + (~own.continues[pieces][1:]).sum()
+    assert words == (4 if kind == "wordpiece" else 3)  # the comma is a word of its own to BERT, unknown here
+    encoded, cut = made.encode("red green blue", 4)
+    assert (encoded[0], encoded[-1], len(encoded), cut) == (own.cls, own.sep, 4, True)
+    assert made.batch(["red"], 6)[0][-1] == own.pad
+
+
+def test_a_file_that_cuts_and_fills_up_by_itself_does_not(tmp_path):
+    path = text.trained(tmp_path / "t.json")
+    found = json.loads(path.read_text())
+    found["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    path.write_text(json.dumps(found))
+    assert len(tokenizer.Tokenizer(path).pieces("red green blue small large")) >= 5
+
+
+def test_mistakes_are_named(tmp_path):
+    path = text.trained(tmp_path / "t.json")
+    with pytest.raises(ValueError, match="never overwritten"):
+        text.trained(path)
+    with pytest.raises(ValueError, match="--size=3 must be at least"):
+        tokenizer.train(["a"], tmp_path / "x.json", kind="wordpiece", size=3, lowercase=True)
+    with pytest.raises(ValueError, match="holds no text"):
+        tokenizer.train([], tmp_path / "x.json", kind="wordpiece", size=50, lowercase=True)
+    with pytest.raises(FileNotFoundError, match=r"mrl_jax\.tokenizer"):
+        vocabulary.read(tmp_path / "none.json")
+    found = json.loads(path.read_text())
+    found["added_tokens"] = [t for t in found["added_tokens"] if t["content"] != "[MASK]"]
+    del found["model"]["vocab"]["[MASK]"]
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"has no \[MASK\]"):
+        vocabulary.read(path)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        vocabulary.read(path)
+
+
+def test_training_needs_no_tokenizers_library():
+    code = "import sys; sys.modules['tokenizers'] = None; import mrl_jax.train, mrl_jax.evaluate, mrl_jax.prepare"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_packing_loses_nothing_and_fills_every_row():
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(10, 99, n).tolist() for n in rng.integers(1, 40, 50)]
+    rows = list(packing.pack(texts, 16, cls=1, sep=2))
+    assert all(len(row) == 16 and row[0] == 1 for row in rows[:-1])
+    joined = [token for row in rows for token in row[1:]]
+    assert joined == [token for one in texts for token in [*one, 2]]

@@ -1,0 +1,95 @@
+"""Updates on pairs: gradient caching, the temperature in the log, duplicates, devices, a frozen tower."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mrl_jax import config as defaults
+from mrl_jax import parts, sharding, trees
+
+DATA = "synthetic:size=8,channels=1,classes=20,examples=48,context=8,vocabulary=40"
+
+
+def config(**overrides):
+    own = {
+        "data__name": DATA,
+        "data__kind": "image_text",
+        "head": "none",
+        "model": defaults.dual_encoder(defaults.vit("mu/8"), defaults.bert("mu") | {"dropout": 0.0}),
+        "loss": {"name": "contrastive", "chunk": 0, "duplicates": "masked"},
+        "evals": {},
+    }
+    return tiny.config(**own | overrides)
+
+
+def update(run, count=1):
+    """The parameters before and after so many updates, and the last measurements."""
+    with jax.set_mesh(run.mesh):
+        state, batches = parts.init_state(run), parts.train_batches(run, 0)
+        before = jax.device_get(trees.flatten(state.params))
+        step = parts.jit_train_step(run)
+        for _ in range(count):
+            state, measured = step(state, sharding.to_devices(next(batches), run.mesh))
+        batches.close()
+    return before, jax.device_get(trees.flatten(state.params)), jax.device_get(measured)
+
+
+def one_device():
+    return sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """On one device."""
+    return update(parts.assemble(config(optim=defaults.sgd(0.1)), one_device()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh"), [({"accumulate": 4}, one_device), ({}, lambda: None)], ids=["cached", "eight devices"]
+)
+def test_microbatches_and_devices_give_the_update_of_the_whole_batch(plain, changes, mesh):
+    _, after, measured = update(parts.assemble(config(optim=defaults.sgd(0.1), **changes), mesh()))
+    assert measured.keys() == plain[2].keys()
+    for name, value in plain[2].items():
+        np.testing.assert_allclose(measured[name], value, rtol=1e-4, err_msg=name)
+    for name, value in plain[1].items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    moved = [name for name in after if np.abs(after[name] - plain[0][name]).max() > 1e-6]
+    assert {"image/embedding/kernel", "text/word/embedding", "temperature/log_scale"} <= set(moved)
+
+
+def test_the_log_has_the_temperature_and_the_accuracy_of_retrieval(plain):
+    measured = plain[2]
+    np.testing.assert_allclose(measured["train/temperature"], 1 / 14.3, rtol=1e-5)
+    assert all(0 <= measured[f"train/accuracy@{m}"] <= 1 for m in (4, 8, 32))
+    assert all(measured[f"train/loss@{m}"] > 0 for m in (4, 8, 32))
+
+
+def test_a_frozen_image_tower_stays_and_the_text_tower_learns(plain):
+    before, after, _ = update(parts.assemble(config(optim__freeze="^image/"), one_device()))
+    for name in after:
+        moved = (after[name] != before[name]).any()
+        assert not (moved and name.startswith("image/")), name
+    assert (after["text/word/embedding"] != before["text/word/embedding"]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": {"name": "softmax", "label_smoothing": 0.0, "chunk": 0}}, r"is for data\.kind in \('image',\)"),
+        ({"data__kind": "image_txt"}, r"data\.kind|is for data\.kind"),
+        ({"data__name": "synthetic:size=8,channels=1"}, r"needs records with \['image', 'tokens'\]"),
+        ({"model": defaults.dual_encoder(defaults.vit("mu/8"), defaults.bert("Tiny"))}, "image 32, text 128"),
+        ({"model": defaults.dual_encoder(defaults.vit("mu/8"), {"variant": "nu"})}, r"model\.variant='nu'"),
+        ({"nesting__dims": (4, 16)}, "ends at 16, but the embedding has 32"),
+        ({"loss__duplicates": "none"}, r"loss\.duplicates='none'"),
+        ({"batch_size": 12}, r"not divisible by the 8 devices"),
+        ({"data__text": {"context": 2, "mask": 0.15, "whole_word": False}}, r"data\.text\.context=2"),
+        ({"head": "mrl"}, "head='mrl' is not one of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        parts.assemble(config(**change))
