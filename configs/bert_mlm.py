@@ -47,4 +47,5 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if "debug" in words:
         c.model.variant, c.nesting.dims, c.schedule.warmup_steps = "mu", (4, 8, 32), 2
     defaults.apply_mode(c, ",".join(word for word in words if word != "small"), size=8)
+    c.head = "ff" if c.head == "ff" else "mrl_e"
     return c

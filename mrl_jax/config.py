@@ -205,7 +205,7 @@ def name_of(model: Mapping[str, Any]) -> str:
     """A model's name and variant, for people; of a model of two towers those of both."""
     if "variant" in model:
         return f"{model['name']} {model['variant']}"
-    towers = [name_of(part) for part in model.values() if isinstance(part, Mapping)]
+    towers = [name_of(part) for part in model.values() if isinstance(part, Mapping | ml_collections.ConfigDict)]
     return f"{model['name']} of {' and '.join(towers)}"
 
 

@@ -1,6 +1,6 @@
 """Time and temporary memory of the nested masked-language-model loss, value and gradient, against one plain tied head.
 
-python experiments/benchmarks/masked_lm.py --out=experiments/results/benchmark_masked_lm_cpu.json
+python -m experiments.benchmarks.masked_lm --out=experiments/results/benchmark_masked_lm_cpu.json
 
 Calls are interleaved in one run; ratios are medians over rounds. Both see the features at the masked places alone.
 """
@@ -70,7 +70,7 @@ def main():
     print("  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
     setting = {k: v for k, v in vars(own).items() if k != "out"} | {"dims": nesting.dims}
     if own.out:
-        write_json(own.out, {"command": " ".join(["python", *sys.argv]), **provenance(), **setting, **found})
+        write_json(own.out, {"command": " ".join(["python -m experiments.benchmarks.masked_lm", *sys.argv[1:]]), **provenance(), **setting, **found})
 
 
 if __name__ == "__main__":

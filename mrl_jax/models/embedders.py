@@ -59,6 +59,7 @@ def _dual(options, head, nesting, temperature, dtype, inputs):
         raise ValueError(f"model of two towers: it has the options image and text, not {sorted(options)}")
     make_image, own = pick("model.image", IMAGES, options["image"])
     towers = {"image": make_image(**own), "text": _text_tower("model.text", options["text"], inputs)}
+    choose("head", head, ("none", "ff"))
     _check_dims(head, nesting, {tower: module.embed_dim for tower, module in towers.items()})
     pixels = (inputs.mean, inputs.std)
 
