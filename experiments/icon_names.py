@@ -77,8 +77,9 @@ def main(argv: list[str]) -> None:
     dims = sorted({results.split_name(name)[1] for name in runs["mrl"]["pairs"]})
     for dim in FF.value:
         runs[f"ff{dim}"] = train(f"ff{dim}", f"small,ff={dim}")
-    largest = max(FF.value, key=int)
-    runs[f"ff{largest}, cut"] = cut(f"ff{largest}", ",".join(str(m) for m in dims if m <= int(largest)))
+    if FF.value:
+        largest = max(FF.value, key=int)
+        runs[f"ff{largest}, cut"] = cut(f"ff{largest}", ",".join(str(m) for m in dims if m <= int(largest)))
     record = {
         "command": f"python -m experiments.icon_names --ff={','.join(FF.value)} --seed={SEED.value}",
         "config": "configs/align_b16_bert.py:small",

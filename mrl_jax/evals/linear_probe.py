@@ -52,9 +52,9 @@ class LinearProbe:
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`."""
-        train, test = store(self._train), store(self._split)
+        train, test = ((found.z_NxD, found.label_N) for found in (store(self._train), store(self._split)))
         dims = dims_of(store.nesting, self._dims)
-        classes = int(max(train.label_N.max(), test.label_N.max())) + 1
+        classes = int(max(train[1].max(), test[1].max())) + 1
         found = by_ridge(make_problem(train, test, classes, dims, self._seed))
         for m, top1, top5 in zip(dims, found.top1, found.top5):
             yield f"top1@{m}", top1
