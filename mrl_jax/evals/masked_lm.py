@@ -18,7 +18,11 @@ class MaskedLanguageModel:
         self._split, self._dims = split, tuple(dims)
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
-        """Yields `top1@dim`."""
+        """Yields `top1@dim`.
+
+        Raises:
+          ValueError: where the data have no gaps.
+        """
         dims = dims_of(store.nesting, self._dims)
         nesting = Nesting(tuple(sorted({*dims, store.nesting.full})))
 
@@ -31,6 +35,10 @@ class MaskedLanguageModel:
 
         right, total = 0.0, 0.0
         for batch, out in store.outputs(self._split):
+            if "targets" not in batch:
+                raise ValueError(
+                    f"split {self._split!r} has no gaps to guess at: masked_lm is for data.kind masked_text"
+                )
             found, seen = count(out, batch["targets"], batch["mask"])
             right, total = right + jax.device_get(found), total + float(seen)
         for m, value in zip(nesting.dims, right):

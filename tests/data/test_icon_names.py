@@ -1,7 +1,6 @@
 """The icons and their names."""
 
 import numpy as np
-import pytest
 
 from mrl_jax.data import icon_names, icons, sources
 from mrl_jax.data.text.tokenizer import Tokenizer
@@ -22,7 +21,7 @@ def drawings(monkeypatch):
 
 def test_captions_are_the_words_of_the_names_and_the_test_asks_for_known_concepts(tmp_path, monkeypatch):
     drawings(monkeypatch)
-    train, test = (sources.load("icon_names", split, data_dir=tmp_path) for split in ("train", "test"))
+    train, test = (sources.load("icons:names", split, data_dir=tmp_path) for split in ("train", "test"))
     assert (len(train.records), len(test.records)) == (14, 7)  # nobody else draws a zebra
     own = Tokenizer(train.vocabulary.path)
     assert own.vocabulary == test.vocabulary
@@ -32,10 +31,8 @@ def test_captions_are_the_words_of_the_names_and_the_test_asks_for_known_concept
     assert labels == ["camera", "camera", "arrow left", "arrow left", "arrow", "camera off", "arrow right"]
     known = [own.pieces(icon_names.caption(name)) for name in NAMES if name != "zebra"]
     assert all(own.vocabulary.unk not in pieces for pieces in known)
-    assert sources.load("icon_names", "train", data_dir=tmp_path).records.paths == train.records.paths
+    assert sources.load("icons:names", "train", data_dir=tmp_path).records.paths == train.records.paths
 
 
-def test_it_takes_no_options(tmp_path):
-    with pytest.raises(ValueError, match="'icon_names' takes no options"):
-        sources.load("icon_names:x", "train", data_dir=tmp_path)
+def test_a_caption_is_the_words_of_a_name():
     assert icon_names.caption("a-b_c") == "a b c"

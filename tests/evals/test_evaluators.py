@@ -37,9 +37,18 @@ def data():
 def test_features_are_extracted_once_and_shared(data):
     counter = []
     shared = store(*data, counter)
-    for evaluator in EVALUATORS.values():
-        dict(evaluator().run(shared))
+    for name in ("classification", "knn", "linear_probe"):
+        dict(EVALUATORS[name]().run(shared))
     assert len(counter) == 2 * 3, "test and train, three batches each"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("masked_lm", "no gaps"), ("pair_retrieval", "no pairs"), ("zero_shot", "needs names of classes")],
+)
+def test_data_that_lack_what_an_evaluator_needs_are_named(data, name, message):
+    with pytest.raises(ValueError, match=message):
+        dict(EVALUATORS[name]().run(store(*data)))
 
 
 def test_padding_is_left_out(data):
