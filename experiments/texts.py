@@ -7,6 +7,7 @@ for each dim of --ff the same model with a head at that dim alone. What is there
 experiments/results/bert_mlm_small.json.
 """
 
+import hashlib
 import pathlib
 
 from absl import app, flags
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
         "command": f"python -m experiments.texts --corpus={pathlib.Path(CORPUS.value).name} --size={SIZE.value} "
         f"--ff={','.join(FF.value)} --seed={SEED.value}",
         "config": "configs/bert_mlm.py:small",
+        "corpus_sha256": hashlib.sha256(pathlib.Path(CORPUS.value).read_bytes()).hexdigest(),
         "tokenizer_sha256": vocabulary.read(made).sha256,
         **provenance(),
         "unit": "fraction of the masked pieces of texts not seen in training",
