@@ -8,6 +8,8 @@ import ml_collections
 
 # Fields that may differ when a run continues: they change what is reported or kept, never what is computed.
 SAFE_TO_CHANGE = ("checkpoint.", "data.dir", "data.workers", "evals.", "log.", "nan_patience", "profile.")
+# Groups whose fields depend on the name in them: they are assigned whole, and never completed with defaults.
+CHOSEN = ("model", "loss", "optim", "schedule", "evals", "mix")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -215,8 +217,16 @@ def to_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The inverse of `to_json`."""
-    return ml_collections.ConfigDict(_tuples(values)).lock()
+    """The inverse of `to_json`; fields that came after the run was saved have their defaults, which change nothing."""
+    return ml_collections.ConfigDict(_tuples(_completed(values, to_json(default())))).lock()
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**defaults, **values}
+    for name in defaults.keys() & values.keys() - set(CHOSEN):
+        if isinstance(defaults[name], Mapping) and isinstance(values[name], Mapping):
+            found[name] = _completed(values[name], defaults[name])
+    return found
 
 
 def _tuples(value: Any) -> Any:
@@ -239,6 +249,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Any) -> None:
     """Raises ValueError, naming the fields, if a run cannot go on under `new` as it began under `old`."""
+    old = _completed(old, to_json(default()))
     changed = {n: v for n, v in differences(old, new).items() if not n.startswith(SAFE_TO_CHANGE)}
     if changed:
         fields = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items())

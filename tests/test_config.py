@@ -36,6 +36,20 @@ def test_differences_name_the_fields():
     defaults.check_resumable(old, new, "runs/q")
 
 
+def test_a_run_of_an_older_version_goes_on():
+    new = defaults.to_json(defaults.default())
+    old = {name: value for name, value in new.items() if name != "mesh"} | {"loss": {"name": "softmax"}}
+    old["data"] = {name: value for name, value in new["data"].items() if name not in ("kind", "text")}
+    read = defaults.from_json(old)
+    assert (read.data.kind, read.mesh.data) == ("image", -1)
+    assert read.loss.to_dict() == {"name": "softmax"}
+    with pytest.raises(ValueError, match=r"\(loss\.chunk: None -> 0, loss\.label_smoothing: None -> 0\.0\)"):
+        defaults.check_resumable(old, new, "runs/q")
+    old["loss"] = new["loss"]
+    defaults.check_resumable(old, new, "runs/q")
+    assert "kind" not in old["data"]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_has_its_modes_and_a_docstring(path):
     text = path.read_text()
