@@ -9,6 +9,7 @@ from mrl_jax import trees
 from mrl_jax.choices import choose, pick
 from mrl_jax.models import bert, resnet, vit
 from mrl_jax.models.dual_encoder import DualEncoder
+from mrl_jax.models.elastic import whole
 from mrl_jax.models.frozen import frozen_norms
 from mrl_jax.models.temperature import Temperature
 from mrl_jax.models.text import TextModel
@@ -57,7 +58,7 @@ def _text(options, head, nesting, temperature, dtype, inputs):
 def _dual(options, head, nesting, temperature, dtype, inputs):
     if set(options) != {"image", "text"}:
         raise ValueError(f"model of two towers: it has the options image and text, not {sorted(options)}")
-    make_image, own = pick("model.image", IMAGES, options["image"])
+    make_image, own = pick("model.image", IMAGES, whole(options["image"]))
     towers = {"image": make_image(**own), "text": _text_tower("model.text", options["text"], inputs)}
     choose("head", head, ("none", "ff"))
     _check_dims(head, nesting, {tower: module.embed_dim for tower, module in towers.items()})

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
 
 from mrl_jax.choices import choose
 from mrl_jax.nesting import Nesting
 
 HEADS = ("mrl", "mrl_e", "ff")
-INITS = ("uniform", "zeros")
+INITS = ("uniform", "zeros", "simplex")
 
 
 class Head(nn.Module):
@@ -26,7 +28,8 @@ class Head(nn.Module):
         which reads the first k = `nesting.full` features only: `kernel` (k, C) and `bias` (C,).
       nesting: the nested dims.
       num_classes: C.
-      init: "uniform" in +-1/sqrt(m), the default of torch's Linear and so of the published runs; or "zeros".
+      init: "uniform" in +-1/sqrt(m), the default of torch's Linear and so of the published runs; "zeros"; or "simplex",
+        class vectors of unit length as far from each other as can be, without bias: for a head that is not trained.
     """
 
     kind: str
@@ -42,8 +45,22 @@ class Head(nn.Module):
         for suffix, m in dim_of.items():
             bound = m**-0.5 if self.init == "uniform" else 0.0
             for name, shape in (("kernel", (m, self.num_classes)), ("bias", (self.num_classes,))):
-                parameters[name + suffix] = self.param(name + suffix, _uniform, shape, bound)
+                initial = _simplex if self.init == "simplex" and name == "kernel" else _uniform
+                parameters[name + suffix] = self.param(name + suffix, initial, shape, bound)
         return parameters
+
+
+def _simplex(key: jax.Array, shape: tuple[int, int], bound: float) -> jax.Array:
+    """The corners of a regular simplex around 0 as columns (m, C), in the first C - 1 of m dims."""
+    del key, bound
+    dim, classes = shape
+    if dim < classes - 1:
+        raise ValueError(
+            f"model.head_init='simplex' puts {classes} classes into {classes - 1} dims, and a head has {dim} only: "
+            "take a larger embedding, and head='ff' or 'mrl_e'"
+        )
+    corners = scipy.linalg.helmert(classes) * (classes / (classes - 1)) ** 0.5
+    return jnp.zeros(shape).at[: classes - 1].set(corners.astype(np.float32))
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from mrl_jax.choices import choose
 from mrl_jax.models.blurpool import blur
 from mrl_jax.models.drop_path import check_rate, drop_path, rates
+from mrl_jax.models.elastic import Private, scaled
 from mrl_jax.models.last_stage import Stage
 
 # variant: bottleneck blocks or basic ones, and the number of blocks in each stage.
@@ -27,6 +28,7 @@ VARIANTS = {
 }
 STEMS = ("imagenet", "small")
 BLUR_MIN_CHANNELS = 16
+MOMENTUM = 0.9  # of the running statistics
 KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -54,7 +56,7 @@ def batch_norm(x: jax.Array, *, name: str, train: bool, zero_scale: bool = False
     """
     # How it normalises is an argument of the call, so that frozen ones can be told otherwise: see `frozen.py`.
     return nn.BatchNorm(
-        momentum=0.9,
+        momentum=MOMENTUM,
         epsilon=1e-5,
         dtype=x.dtype,
         scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
@@ -63,9 +65,10 @@ def batch_norm(x: jax.Array, *, name: str, train: bool, zero_scale: bool = False
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the features at the end."""
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; `out` features at the end, `features` before."""
 
     features: int
+    out: int
     stride: int
     bottleneck: bool
     blurpool: bool
@@ -74,11 +77,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
-        """(B, H, W, C) to (B, H / stride, W / stride, features, times 4 for a bottleneck)."""
+        """(B, H, W, C) to (B, H / stride, W / stride, out)."""
         if self.bottleneck:
-            plan = ((self.features, 1, 1), (self.features, 3, self.stride), (4 * self.features, 1, 1))
+            plan = ((self.features, 1, 1), (self.features, 3, self.stride), (self.out, 1, 1))
         else:
-            plan = ((self.features, 3, self.stride), (self.features, 3, 1))
+            plan = ((self.features, 3, self.stride), (self.out, 3, 1))
         x = y = x_BxHxWxC
         for i, (features, size, stride) in enumerate(plan, start=1):
             last = i == len(plan)
@@ -105,6 +108,10 @@ class ResNet(nn.Module):
       blurpool: a fixed blur precedes every convolution of stride > 1 with at least 16 input channels.
       zero_init_residual: each block starts as the identity.
       drop_path: rate of stochastic depth of the last block, growing linearly from 0 at the first.
+      projection: features of a linear layer and a BatchNorm after the pooling; 0 for neither.
+      width: share of the channels of every layer that this network has (see `elastic`).
+      embedding: "equal", as many features at every width: those of the projection, or else what the blocks of the last
+        stage add up to, at full width; "scaled", only this width's share of them.
     """
 
     bottleneck: bool
@@ -114,11 +121,34 @@ class ResNet(nn.Module):
     blurpool: bool = False
     zero_init_residual: bool = False
     drop_path: float = 0.0
+    projection: int = 0
+    width: float = 1.0
+    embedding: str = "equal"
 
     @property
     def embed_dim(self) -> int:
-        """The number of pooled features, D."""
-        return self.base_width * 2 ** (len(self.depths) - 1) * (4 if self.bottleneck else 1)
+        """The number of features, D."""
+        return self._embedding(self.projection or self._channels(len(self.depths) - 1, 4 if self.bottleneck else 1))
+
+    @property
+    def private(self) -> Private:
+        """Every BatchNorm."""
+        return Private(r"^(params|batch_stats)/backbone/.*(scale|bias|mean|var)$")
+
+    def narrow(self, width: float, embedding: str) -> "ResNet":
+        """The network of this width. ValueError where a layer has no channel left."""
+        if scaled(self.base_width, width) < 1 or (embedding == "scaled" and scaled(self.embed_dim, width) < 1):
+            raise ValueError(
+                f"width {width} of model.base_width={self.base_width} channels and {self.embed_dim} features leaves "
+                "none of them: take a larger width or base_width"
+            )
+        return self.clone(width=width, embedding=embedding)
+
+    def _channels(self, stage: int, times: int = 1) -> int:
+        return self.base_width * 2**stage * times
+
+    def _embedding(self, features: int) -> int:
+        return features if self.embedding == "equal" else scaled(features, self.width)
 
     @property
     def last_stage(self) -> Stage:
@@ -126,16 +156,18 @@ class ResNet(nn.Module):
         return Stage((f"layer{len(self.depths)}_{self.depths[-1] - 1}",), "output")
 
     def distance(self, name: str) -> int:
-        """How many stages a parameter is from the head: 1 for the last stage; the stem lies below the first."""
+        """How many stages a parameter is from the head: 1 for the last one, 0 above it; the stem is below them all."""
+        if name.startswith("projection"):
+            return 0
         stage = re.match(r"layer(\d+)_", name)
         return len(self.depths) + 1 - (int(stage[1]) if stage else 0)
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
-        """The globally average-pooled features (B, D)."""
+        """The globally average-pooled features (B, D), projected where that is asked for."""
         x = x_BxHxWxC
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = conv(x, self.base_width, size, stride, name="conv1", blurpool=False)
+        x = conv(x, scaled(self.base_width, self.width), size, stride, name="conv1", blurpool=False)
         x = nn.relu(batch_norm(x, name="bn1", train=train))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -144,11 +176,23 @@ class ResNet(nn.Module):
         )
         rate = iter(rates(self.drop_path, sum(self.depths)))
         for stage, depth in enumerate(self.depths):
+            features, out = scaled(self._channels(stage), self.width), self._out(stage)
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = block(self.base_width * 2**stage, stride, drop_path=next(rate), name=name)(x, train=train)
-        return jnp.mean(x, axis=(1, 2))
+                x = block(features, out, stride, drop_path=next(rate), name=name)(x, train=train)
+        return self._project(jnp.mean(x, axis=(1, 2)), train)
+
+    def _out(self, stage: int) -> int:
+        out = self._channels(stage, 4 if self.bottleneck else 1)
+        is_embedding = stage == len(self.depths) - 1 and not self.projection
+        return self._embedding(out) if is_embedding else scaled(out, self.width)
+
+    def _project(self, x_BxC: jax.Array, train: bool) -> jax.Array:
+        if not self.projection:
+            return x_BxC
+        x = nn.Dense(self.embed_dim, use_bias=False, dtype=x_BxC.dtype, name="projection")(x_BxC)
+        return batch_norm(x, name="projection_bn", train=train)
 
 
 def build(
@@ -159,12 +203,15 @@ def build(
     blurpool: bool = False,
     zero_init_residual: bool = False,
     drop_path: float = 0.0,
+    projection: int = 0,
 ) -> ResNet:
     """A ResNet of a named variant; for the other options see `ResNet`. ValueError for an unknown value."""
     choose("model.variant", variant, VARIANTS)
     choose("model.stem", stem, STEMS)
     if base_width < 1:
         raise ValueError(f"model.base_width={base_width} must be positive")
+    if projection < 0:
+        raise ValueError(f"model.projection={projection} must be a number of features, or 0 for none")
     check_rate("model.drop_path", drop_path)
     bottleneck, depths = VARIANTS[variant]
-    return ResNet(bottleneck, depths, base_width, stem, blurpool, zero_init_residual, drop_path)
+    return ResNet(bottleneck, depths, base_width, stem, blurpool, zero_init_residual, drop_path, projection)

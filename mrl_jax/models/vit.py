@@ -14,16 +14,26 @@ import numpy as np
 
 from mrl_jax.choices import choose
 from mrl_jax.models.drop_path import check_rate, drop_path, rates
+from mrl_jax.models.elastic import Private, scaled
 from mrl_jax.models.last_stage import Stage
 
 
 class Size(NamedTuple):
-    """Features, layers, hidden features of the MLP and attention heads of a transformer."""
+    """Features, layers, hidden features of the MLP and attention heads of a transformer.
+
+    The heads have `head_dim` features each; 0 for an equal share of the width.
+    """
 
     width: int
     depth: int
     mlp_dim: int
     num_heads: int
+    head_dim: int = 0
+
+    @property
+    def of_head(self) -> int:
+        """The features of an attention head."""
+        return self.head_dim or self.width // self.num_heads
 
 
 SIZES = {
@@ -41,9 +51,10 @@ XAVIER = nn.initializers.xavier_uniform()
 
 
 class MultiHeadDotProductAttention(nn.Module):
-    """Attention of every query to every key, softmax in float32."""
+    """Attention of every query to every key by `num_heads` heads of `of_head` features, softmax in float32."""
 
     num_heads: int
+    of_head: int
 
     @nn.compact
     def __call__(self, q_BxTxD: jax.Array, kv_BxSxD: jax.Array) -> jax.Array:
@@ -51,8 +62,7 @@ class MultiHeadDotProductAttention(nn.Module):
         dtype, width = q_BxTxD.dtype, q_BxTxD.shape[-1]
 
         def heads(x: jax.Array, name: str) -> jax.Array:
-            features = (self.num_heads, width // self.num_heads)
-            return nn.DenseGeneral(features, dtype=dtype, kernel_init=XAVIER, name=name)(x)
+            return nn.DenseGeneral((self.num_heads, self.of_head), dtype=dtype, kernel_init=XAVIER, name=name)(x)
 
         query, key, value = heads(q_BxTxD, "query"), heads(kv_BxSxD, "key"), heads(kv_BxSxD, "value")
         x_BxTxNxH = jax.nn.dot_product_attention(query, key, value)
@@ -91,7 +101,7 @@ class EncoderBlock(nn.Module):
         """(B, T, D) to (B, T, D); the rate of stochastic depth is a number, or None for none."""
         x = x_BxTxD
         y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
-        y = MultiHeadDotProductAttention(self.size.num_heads)(y, y)
+        y = MultiHeadDotProductAttention(self.size.num_heads, self.size.of_head)(y, y)
         x = x + self._branch(y, drop_path_rate)
         y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
         y = MlpBlock(self.size.mlp_dim, self.dropout, self.deterministic, self.gelu)(y)
@@ -158,7 +168,7 @@ class MAPHead(nn.Module):
         x = x_BxTxD
         probe_1x1xD = self.param("probe", XAVIER, (1, 1, x.shape[-1]))
         probe_Bx1xD = jnp.broadcast_to(probe_1x1xD.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = MultiHeadDotProductAttention(self.size.num_heads)(probe_Bx1xD, x)
+        x = MultiHeadDotProductAttention(self.size.num_heads, self.size.of_head)(probe_Bx1xD, x)
         y = nn.LayerNorm(self.norm_eps, dtype=x.dtype)(x)
         x = x + MlpBlock(self.size.mlp_dim, dropout=0.0, deterministic=True, gelu=self.gelu)(y)
         return x[:, 0]
@@ -186,6 +196,8 @@ class ViT(nn.Module):
       scan: see `Transformer`.
       norm_eps: added to the variance in every LayerNorm. Published weights were trained with 1e-6 or 1e-12.
       gelu: "exact", or "tanh", the approximation that weights published in JAX were trained with.
+      private_norm: every width has LayerNorms of its own (see `elastic`); else their leading entries are shared.
+      elastic_depth: a narrow network has its share of the layers too, the first ones.
     """
 
     patch: int
@@ -198,6 +210,30 @@ class ViT(nn.Module):
     scan: bool = False
     norm_eps: float = 1e-6
     gelu: str = "exact"
+    private_norm: bool = False
+    elastic_depth: bool = False
+
+    @property
+    def private(self) -> Private:
+        """The LayerNorms, where that is asked for."""
+        norms = r"^params/backbone/.*(LayerNorm_\d+|encoder_norm)/(scale|bias)$"
+        return Private(norms if self.private_norm else "")
+
+    def narrow(self, width: float, embedding: str) -> "ViT":
+        """The network of this width: its share of the heads and of the hidden features of the MLP.
+
+        The features that the layers add up to are all kept for an "equal" embedding; of a "scaled" one as many as its
+        heads have together. ValueError where the width does not divide the heads or leaves no hidden feature.
+        """
+        size, heads, mlp_dim = self.size, self.size.num_heads * width, scaled(self.size.mlp_dim, width)
+        if abs(heads - round(heads)) > 1e-6 or round(heads) < 1 or mlp_dim < 1:
+            raise ValueError(
+                f"width {width} of {size.num_heads} attention heads is {heads:g} of them: take a width that leaves a "
+                f"whole number, such as {1 / size.num_heads:g}, or another model.variant"
+            )
+        features = size.width if embedding == "equal" else round(heads) * size.of_head
+        depth = max(scaled(size.depth, width), 1) if self.elastic_depth else size.depth
+        return self.clone(size=Size(features, depth, mlp_dim, round(heads), size.of_head))
 
     @property
     def embed_dim(self) -> int:
@@ -285,6 +321,8 @@ def build(
     scan: bool = False,
     norm_eps: float = 1e-6,
     gelu: str = "exact",
+    private_norm: bool = False,
+    elastic_depth: bool = False,
 ) -> ViT:
     """A ViT whose `variant` is size/patch, such as "B/16"; for the rest see `ViT`. ValueError for a bad value."""
     name, _, patch = variant.partition("/")
@@ -300,4 +338,5 @@ def build(
     if not 0 <= dropout < 1:
         raise ValueError(f"model.dropout={dropout} must be in [0, 1)")
     check_rate("model.drop_path", drop_path)
-    return ViT(int(patch), SIZES[name], posemb, pool, dropout, drop_path, remat, scan, norm_eps, gelu)
+    options = (posemb, pool, dropout, drop_path, remat, scan, norm_eps, gelu, private_norm, elastic_depth)
+    return ViT(int(patch), SIZES[name], *options)

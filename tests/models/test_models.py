@@ -70,7 +70,16 @@ def test_uint8_images_equal_their_standardised_floats():
 def test_the_option_for_the_start_of_the_head_reaches_it(init):
     model = build("vit", options={"head_init": init})
     head = model.init(jax.random.key(0), BATCH)["params"]["head"]
-    assert all(np.any(leaf) == (init == "uniform") for leaf in head.values())
+    assert all(np.any(leaf) == (init == "uniform" or (init, leaf.ndim) == ("simplex", 2)) for leaf in head.values())
+
+
+def test_the_corners_of_a_simplex_are_unit_vectors_equally_apart():
+    model = build("vit", head="mrl_e", options={"head_init": "simplex"})
+    kernel = np.asarray(jax.jit(model.init)(jax.random.key(0), BATCH)["params"]["head"]["kernel"])
+    np.testing.assert_allclose(kernel.T @ kernel, np.full((5, 5), -1 / 4) + np.eye(5) * 5 / 4, atol=1e-6)
+    short = build("vit", head="ff", nesting=Nesting.fixed(3), options={"head_init": "simplex"})
+    with pytest.raises(ValueError, match=r"'simplex' puts 5 classes into 4 dims, and a head has 3 only"):
+        jax.eval_shape(short.init, jax.random.key(0), BATCH)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -58,7 +58,7 @@ def test_the_stem_sets_the_resolution_of_the_last_stage(stem, expected):
 def test_zero_init_residual_makes_every_block_without_shortcut_the_identity():
     x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 8))
     for zero in (True, False):
-        block = resnet.Block(8, stride=1, bottleneck=False, blurpool=False, zero_init_residual=zero)
+        block = resnet.Block(8, 8, stride=1, bottleneck=False, blurpool=False, zero_init_residual=zero)
         y, _ = block.init_with_output(jax.random.key(1), x, train=False)
         assert bool(jnp.allclose(y, x)) is zero
 
