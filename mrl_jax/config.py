@@ -40,6 +40,19 @@ def default() -> ml_collections.ConfigDict:
     c.mix = {"name": "none", "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "probability": 1.0}
 
     c.model = resnet()
+    c.switch = {  # of a model of several widths, see mrl_jax/widths.py
+        "sample": 0,  # widths per update: the smallest, the full one, the rest drawn; 0: all
+        "full_loss": "",  # name of the loss of the full width; none: that of all
+        "priority": "none",  # of the losses: none | uncertain | certain (by an evidential loss) | kendall | gradnorm
+        "priority_rate": 0.025,  # step size of kendall and gradnorm
+        "gradnorm_alpha": 1.5,
+        "projection": "none",  # of conflicting gradients: none | all | anchor_full
+        "scope": "whole",  # of the projection: whole | overlap | layer
+        "reduction": "mean",  # of the gradients of all widths: mean | sum | owner_mean
+        "classifier": "all",  # which widths train the head: all | full
+        "distill": 0.0,  # share of the narrower widths' loss that the full width's softmax is the target of
+        "regress": 0.0,  # weight of their embeddings' squared distance to the full width's
+    }
     c.data = {
         "name": "icons",  # icons[:identities | names] | synthetic[:options] | array_record:DIR | tfds:NAME
         "kind": "image",  # image | masked_text | image_text | text_pair: what is read of a record
@@ -121,27 +134,37 @@ def adafactor(lr: float, momentum: float = 0.9) -> dict[str, Any]:
     return {"name": "adafactor", "lr": lr} | own | REGULARISATION
 
 
+# Of every backbone that has several widths.
+WIDTHS = {
+    "widths": (),  # of one network of several, rising to 1.0; none: the full one
+    "width": 1.0,  # share of the channels, for a narrow network alone
+    "embedding": "equal",  # as many features at every width; scaled: the width's share of them, its own nested dim
+}
+
+
+# Fields of config.model that older versions did not write, by its name.
+LATER = {
+    "resnet": {**WIDTHS, "projection": 0},
+    "vit": {**WIDTHS, "private_norm": False, "elastic_depth": False},
+}
+
+
 # The cosines of a pair are multiplied by a learned scale, 1 / temperature, at most `max_scale`, and a bias is added.
 TEMPERATURE = {"scale": 14.3, "max_scale": 100.0, "bias": 0.0}
 
 
 def resnet(variant: str = "50") -> dict[str, Any]:
     """Options of a ResNet, for `config.model`."""
-    return {
-        "name": "resnet",
-        "variant": variant,
-        "stem": "imagenet",
-        "blurpool": False,
-        "zero_init_residual": False,
-        "base_width": 64,
-        "drop_path": 0.0,
-    }
+    own = {"stem": "imagenet", "blurpool": False, "zero_init_residual": False, "base_width": 64, "drop_path": 0.0}
+    own["projection"] = 0  # features of a linear layer and a BatchNorm at the end; 0: none
+    return {"name": "resnet", "variant": variant} | own | WIDTHS
 
 
 def vit(variant: str = "B/16") -> dict[str, Any]:
     """Options of a ViT, for `config.model`."""
     own = {"posemb": "learn", "pool": "gap", "dropout": 0.0, "drop_path": 0.0, "remat": False, "scan": False}
-    return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own
+    own |= {"private_norm": False, "elastic_depth": False}
+    return {"name": "vit", "variant": variant, "norm_eps": 1e-6, "gelu": "exact"} | own | WIDTHS
 
 
 def bert(variant: str = "Base") -> dict[str, Any]:
@@ -159,6 +182,16 @@ def dual_encoder(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
 def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
     """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`."""
     return {"name": "linear_probe", "every": 0, "split": split, "train": train, "dims": (), "seed": 0}
+
+
+def evidential() -> dict[str, Any]:
+    """Options of the evidential loss, for `config.loss`: evidence softplus, exp_clip, or auto by the classes."""
+    return {"name": "evidential", "evidence": "auto", "kl_weight": 5e-4, "chunk": 0}
+
+
+def margin(name: str = "arcface") -> dict[str, Any]:
+    """Options of ArcFace or CosFace, for `config.loss`."""
+    return {"name": name, "margin": {"arcface": 0.5, "cosface": 0.35}[name], "scale": 64.0}
 
 
 def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
@@ -184,7 +217,8 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
 def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
     """The words after the colon of `--config=configs/x.py:WORDS`, separated by commas.
 
-    mrl, mrl_e: the head. ff=K: the fixed-feature baseline at dim K. debug: seconds of work on synthetic images.
+    mrl, mrl_e: the head. ff=K: the fixed-feature baseline at dim K. slimmable: its other baseline, a network whose
+    width w has w times the features, a width for every dim. debug: seconds of work on synthetic images.
 
     Raises:
       ValueError: for any other word.
@@ -194,11 +228,15 @@ def apply_mode(c: ml_collections.ConfigDict, mode: str, *, size: int, channels: 
             c.head = word
         elif word.startswith("ff=") and word[3:].isdigit():
             c.head, c.nesting.dims, c.nesting.weights = "ff", (int(word[3:]),), ()
+        elif word == "slimmable":
+            c.head, c.model.embedding = "mrl_e", "scaled"
+            c.model.widths = tuple(m / c.nesting.dims[-1] for m in c.nesting.dims)
         elif word == "debug":
             debug(c, size=size, channels=channels)
         else:
             raise ValueError(
-                f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), debug; join several with commas"
+                f"config mode {word!r} is not one of mrl, mrl_e, ff=K (K a dim), slimmable, debug; join several with "
+                "commas"
             )
     return c
 
@@ -218,7 +256,14 @@ def to_json(c: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The inverse of `to_json`; fields that came after the run was saved have their defaults, which change nothing."""
-    return ml_collections.ConfigDict(_tuples(_completed(values, to_json(default())))).lock()
+    return ml_collections.ConfigDict(_tuples(completed(values))).lock()
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config in JSON with the defaults of the fields that came after it was saved."""
+    found = _completed(values, to_json(default()))
+    model = {**LATER.get(values["model"]["name"], {}), **values["model"]} if "model" in values else found["model"]
+    return {**found, "model": to_json(ml_collections.ConfigDict(model))}
 
 
 def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,8 +294,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Any) -> None:
     """Raises ValueError, naming the fields, if a run cannot go on under `new` as it began under `old`."""
-    old = _completed(old, to_json(default()))
-    changed = {n: v for n, v in differences(old, new).items() if not n.startswith(SAFE_TO_CHANGE)}
+    changed = {n: v for n, v in differences(completed(old), new).items() if not n.startswith(SAFE_TO_CHANGE)}
     if changed:
         fields = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in changed.items())
         raise ValueError(

@@ -3,6 +3,7 @@
 python -m mrl_jax.embed --workdir=runs/q --out=features/q
 python -m mrl_jax.embed --workdir=runs/q --step=800 --dataset=array_record:photos --split=train --out=features/photos \\
     --dtype=float16 --ops='decode|resize_small(256)|center_crop(224)'
+python -m mrl_jax.embed --workdir=runs/sfsc --width=0.25 --out=features/phone       # by a sub-model of several widths
 
 Every split becomes a folder OUT/SPLIT with features.npy, labels.npy and manifest.json (see mrl_jax/features_dir.py).
 """
@@ -30,7 +31,8 @@ def main(argv: list[str]) -> None:
         for split in splits:
             config = trained.over(base, options.dataset, split, options.ops, options.batch_size)
             out = pathlib.Path(options.out) / split.replace("/", "_")
-            extract.extract(path, step, config, out, dtype=options.dtype, block_rows=options.block_rows)
+            own = {"dtype": options.dtype, "block_rows": options.block_rows, "width": options.width}
+            extract.extract(path, step, config, out, **own)
             if jax.process_index() == 0:
                 z, labels, info = features_dir.open_features(out)
                 print(
@@ -46,6 +48,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("split", [], "Splits of it; by default the run's train and eval split.")
     flags.DEFINE_string("out", None, "Where the features go: a folder OUT/SPLIT for every split. Rerun to continue.")
     flags.DEFINE_enum("dtype", "float32", extract.DTYPES, "Of the file.")
+    flags.DEFINE_float("width", 1.0, "Of the sub-model, where the run trained several.")
     flags.DEFINE_string("ops", None, "The transform of the images; by default the run's data.eval_ops.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
     flags.DEFINE_integer("batch_size", None, "Of all devices together; by default the run's data.eval_batch_size.")

@@ -2,8 +2,10 @@
 
 python -m mrl_jax.evaluate --workdir=runs/q
 python -m mrl_jax.evaluate --workdir=runs/q --dims=8,12,16 --ff=runs/ff8,runs/ff16
+python -m mrl_jax.evaluate --workdir=runs/sfsc --recalibrate=20        # every width with statistics of its own, anew
 """
 
+import itertools
 import pathlib
 import shlex
 import sys
@@ -13,14 +15,19 @@ import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, parts, report, results, trained
+from mrl_jax import checkpoints, commands, distributed, parts, recalibrate, report, results, sharding, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import EVALUATED, evaluated
 
 
 def evaluate(
-    path: pathlib.Path, config: ml_collections.ConfigDict, step: int, names: Sequence[str], ff: Sequence[str] = ()
+    path: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    step: int,
+    names: Sequence[str],
+    ff: Sequence[str] = (),
+    recalibrated: int = 0,
 ) -> results.Values:
     """Runs the named evaluators on the checkpoint of `step`; prints, writes and returns their values.
 
@@ -30,13 +37,17 @@ def evaluate(
       step: a step of `checkpoints/`.
       names: of `config.evals`.
       ff: folders of fixed-feature runs, evaluated before, to draw beside this one.
+      recalibrated: so many training batches that BatchNorm's statistics are computed anew from; 0: as they are.
     """
     run = trained.assemble(path, step, config)
     with jax.set_mesh(run.mesh):
         wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
         variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
-        store = parts.feature_store(run, parts.make_embed(run), variables)
-        values = {name: dict(run.evaluators[name].run(store)) for name in names}
+        if recalibrated:
+            batches = itertools.islice(parts.train_batches(run, 0), recalibrated)
+            on_devices = (sharding.to_devices({"image": batch["image"]}, run.mesh) for batch in batches)
+            variables = recalibrate.recalibrate(run.model, variables, on_devices, run.model.widths)
+        values = parts.evaluate(run, parts.make_embeds(run), variables, names)
     if jax.process_index() == 0:
         untrained = sorted({m for v in values.values() for _, m in map(results.split_name, v)} - set(run.nesting.dims))
         if untrained:
@@ -72,7 +83,9 @@ def main(argv: list[str]) -> None:
     config = trained.config_of(path, step, options.dims, options.data_dir)
     for name in options.evals:
         choose("--evals", name, config.evals)
-    evaluate(path, config, step, options.evals or list(config.evals), options.ff)
+    if options.recalibrate < 0:
+        raise ValueError(f"--recalibrate={options.recalibrate} must be a number of batches, 0 for none")
+    evaluate(path, config, step, options.evals or list(config.evals), options.ff, options.recalibrate)
 
 
 if __name__ == "__main__":
@@ -81,6 +94,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("evals", [], "Names of config.evals to run; by default all of them.")
     flags.DEFINE_list("dims", [], "Dims to evaluate, trained or not; by default the config's.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
+    flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
     flags.DEFINE_list("ff", [], "Folders of fixed-feature runs to draw beside this one.")
     flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
     flags.mark_flag_as_required("workdir")

@@ -19,6 +19,7 @@ from mrl_jax import features_dir, inputs, parts, progress, sharding, trained, wo
 from mrl_jax.data import labels as columns
 from mrl_jax.data import pipeline, sources
 from mrl_jax.features_writer import FeaturesWriter, Layout
+from mrl_jax.nesting import Nesting
 
 BLOCK_ROWS = 8192
 DTYPES = ("float32", "float16")
@@ -33,6 +34,7 @@ def extract(
     *,
     dtype: str = "float32",
     block_rows: int = BLOCK_ROWS,
+    width: float = 1.0,
 ) -> None:
     """Writes the features of a checkpoint to `out`, or what is missing of them there.
 
@@ -43,14 +45,18 @@ def extract(
       out: the directory, as `features_dir` describes it.
       dtype: float16 or float32, of the file.
       block_rows: rows between two points from which an interrupted run continues.
+      width: of the sub-model.
 
     Raises:
-      ValueError: where `out` holds other features, the data do not fit the model, or a value is not finite.
+      ValueError: where the model has no such width, `out` holds other features, the data do not fit the model, or a
+        value is not finite.
       OSError: where `out` cannot be written to.
     """
     run = trained.assemble(path, step, config)
+    trained.check_width(run, width)
     with workdir.owned(out, "--out"), jax.set_mesh(run.mesh):
-        writer, needed, block_rows = _open(run, out, identity(path, step, run, dtype), dtype, block_rows)
+        own = identity(path, step, run, dtype) | ({} if width == 1 else {"width": width})
+        writer, needed, block_rows = _open(run, out, own, dtype, block_rows, run.model.nestings[width])
         if writer:
             write_fields(out, run.train_source)
         if not needed.any():
@@ -59,7 +65,7 @@ def extract(
             return
         variables = trained.variables(path, step, run)
         try:
-            fill(run, variables, make_embed(run, dtype), writer, needed, block_rows)
+            fill(run, variables, make_embed(run, dtype, width), writer, needed, block_rows)
         except BaseException:
             if writer:
                 writer.abandon()
@@ -105,18 +111,18 @@ def _fingerprint(source: sources.Source) -> str:
 
 
 def _open(
-    run: parts.Parts, out: pathlib.Path, own: dict[str, Any], dtype: str, block_rows: int
+    run: parts.Parts, out: pathlib.Path, own: dict[str, Any], dtype: str, block_rows: int, nesting: Nesting
 ) -> tuple[FeaturesWriter | None, np.ndarray, int]:
     """The first process's writer, which blocks are needed, and the rows of a block; the last two on every process."""
     source = run.train_source
     layout = Layout(
         rows=len(source.records),
-        dim=run.nesting.full,
+        dim=nesting.full,
         dtype=dtype,
         labels=(source.max_labels,) if source.max_labels > 1 else (),
         num_classes=source.num_classes,
         label_names=source.label_names,
-        dims=run.nesting.dims,
+        dims=nesting.dims,
     )
     if jax.process_count() == 1:
         writer = FeaturesWriter(out, own, layout, block_rows)
@@ -168,11 +174,11 @@ def fill(
     bar.close()
 
 
-def make_embed(run: parts.Parts, dtype: str) -> Any:
+def make_embed(run: parts.Parts, dtype: str, width: float = 1.0) -> Any:
     """The jitted `(variables, batch) -> (z, label)`: z (B, D) in `dtype`, both whole on every device."""
 
     def embed(variables, batch):
-        z, _ = run.model.apply(variables, inputs.model_inputs(batch), train=False)
+        z, _ = run.model.apply(variables, inputs.model_inputs(batch), train=False, width=width)
         return z.astype(dtype), batch["label"]
 
     return jax.jit(embed, out_shardings=sharding.replicated(run.mesh))

@@ -29,12 +29,10 @@ def softmax(nesting: Nesting, *, label_smoothing: float = 0.0, chunk: int = 0) -
 
     def objective(z, out, batch):
         options = {"label_smoothing": label_smoothing, "chunk": chunk or None}
+        kernels, biases = _head(z, out, nesting)
         if "head/kernel" in out:
-            kernels, biases = [_as(z.dtype, out["head/kernel"])], [out["head/bias"]]
             nested = losses.nested_softmax(z, kernels[0], biases[0], batch["label"], nesting, **options)
         else:
-            kernels = [_as(z.dtype, out[f"head/kernel_{m}"]) for m in nesting.dims]
-            biases = [out[f"head/bias_{m}"] for m in nesting.dims]
             nested = losses.nested_softmax_untied(z, kernels, biases, batch["label"], nesting, **options)
         if "mix" not in batch:
             return nested
@@ -61,6 +59,67 @@ def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
         return losses.nested_binary(z, kernel, bias, target, nesting, chunk=chunk or None)
 
     return objective
+
+
+def evidential(nesting: Nesting, *, evidence: str = "auto", kl_weight: float = 5e-4, chunk: int = 0) -> Objective:
+    """The evidential loss of `label` (B,) at every nested dim, and its uncertainty; heads as `softmax`."""
+
+    def objective(z, out, batch):
+        options = {"evidence": evidence, "kl_weight": kl_weight, "chunk": chunk or None}
+        logits = prefix_logits(z, out, nesting)
+        found = [losses.evidential(a, batch["label"], **options) for a in logits]
+        loss_GxB, uncertainty_GxB = (jnp.stack(part) for part in zip(*found))
+        return _nested(loss_GxB, logits, batch["label"], nesting, uncertainty_GxB)
+
+    return objective
+
+
+def arcface(nesting: Nesting, *, margin: float = 0.5, scale: float = 64.0) -> Objective:
+    """Cross-entropy of cosines at every nested dim, an angle added to the label's; heads as `softmax`, no bias."""
+    return _with_margin(nesting, losses.arcface, margin, scale)
+
+
+def cosface(nesting: Nesting, *, margin: float = 0.35, scale: float = 64.0) -> Objective:
+    """Cross-entropy of cosines at every nested dim, the label's less a margin; heads as `softmax`, no bias."""
+    return _with_margin(nesting, losses.cosface, margin, scale)
+
+
+def _with_margin(nesting: Nesting, harder: Callable, margin: float, scale: float) -> Objective:
+    def objective(z, out, batch):
+        cosines = losses.prefix_cosines(z, _head(z, out, nesting)[0], nesting)
+        logits = [harder(c, batch["label"], margin=margin, scale=scale) for c in cosines]
+        loss_GxB = jnp.stack([losses.cross_entropy(a, batch["label"]) for a in logits])
+        return _nested(loss_GxB, cosines, batch["label"], nesting)
+
+    return objective
+
+
+def prefix_logits(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting) -> list[jax.Array]:
+    """The logits (B, C) of every nested dim by the head in `out`."""
+    return losses.prefix_logits(z, *_head(z, out, nesting), nesting)
+
+
+def _head(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Kernels and biases: one per dim, or one for all."""
+    suffixes = [""] if "head/kernel" in out else [f"_{m}" for m in nesting.dims]
+    return [_as(z.dtype, out[f"head/kernel{s}"]) for s in suffixes], [out[f"head/bias{s}"] for s in suffixes]
+
+
+def _nested(loss_GxB, logits, labels_B, nesting, uncertainty_GxB=None) -> losses.NestedLoss:
+    per_dim_G = loss_GxB.mean(axis=1)
+    correct_GxB = jnp.stack([losses.is_first(a, labels_B) for a in logits])
+    return losses.NestedLoss(
+        jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, correct_GxB, uncertainty=uncertainty_GxB
+    )
+
+
+def check_mix(name: str, mix: str) -> None:
+    """Raises ValueError where batches of two labels a row are asked for, and the objective `name` takes one."""
+    if mix != "none" and name not in MIXED:
+        raise ValueError(
+            f"mix.name={mix!r} gives two labels a row, and loss.name={name!r} takes one: set mix.name='none', or "
+            f"loss.name to one of {list(MIXED)}"
+        )
 
 
 def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
@@ -124,8 +183,11 @@ def multi_hot(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "arcface": arcface,
     "binary": binary,
     "contrastive": contrastive,
+    "cosface": cosface,
+    "evidential": evidential,
     "masked_lm": masked_lm,
     "sigmoid": sigmoid,
     "softmax": softmax,
@@ -133,14 +195,18 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 PAIRS = ("image_text", "text_pair")
 # The data.kind that each is for.
 KINDS = {
+    "arcface": ("image",),
     "binary": ("image",),
     "contrastive": PAIRS,
+    "cosface": ("image",),
+    "evidential": ("image",),
     "masked_lm": ("masked_text",),
     "sigmoid": PAIRS,
     "softmax": ("image",),
 }
 JOINT = ("contrastive", "sigmoid")  # those in which all examples of a batch meet
 MULTI_LABEL = ("binary",)  # those that take several labels an example
+MIXED = ("binary", "softmax")  # those that take two labels a row, see `mixing`
 
 
 def _as(dtype: Any, kernel: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """A config made into the parts of a run, every mistake in it found before anything is compiled."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, trees
+from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, surgery, switchable, trees, widths
 from mrl_jax.choices import choose, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
@@ -27,7 +27,8 @@ class Parts(NamedTuple):
     nesting: Nesting
     train_source: sources.Source
     model: models.Model
-    objective: objectives.Objective
+    objective: objectives.Objective  # of the full width
+    subs: list[switchable.SubModel]  # all widths, where there are several
     schedule: optim.Schedule
     tx: optax.GradientTransformation
     stages: list[tuple[int, dict[str, jax.ShapeDtypeStruct]]]  # (first step, batch): images may grow
@@ -60,13 +61,15 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     sharding.check_batch(config.data.eval_batch_size, mesh, "data.eval_batch_size")
     schedule = optim.make_schedule(config.optim.lr, config.total_steps, config.schedule)
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
-    objective = make_objective(nesting, **arguments)
     mixing.make(config.mix)
+    objectives.check_mix(config.loss.name, config.mix.name)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
     source, stages = _data(config)
     batch = stages[0][1]
     model = _model(config, nesting, num_classes or source.num_classes, source.vocabulary)
+    objective = make_objective(model.nestings[1.0], **arguments)
+    subs = _sub_models(config, model, batch, lambda own: make_objective(own, **arguments))
     tx = _optimizer(config.optim, schedule, model.distance)
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
     _check_patterns(config.optim, state.params)
@@ -74,7 +77,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
         _check_shape(model, state, batch, other)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
-    return Parts(config, mesh, nesting, source, model, objective, schedule, tx, stages, state, evaluators)
+    return Parts(config, mesh, nesting, source, model, objective, subs, schedule, tx, stages, state, evaluators)
 
 
 def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple[int, dict[str, Any]]]]:
@@ -99,7 +102,7 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
 
 def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int, vocabulary: Any) -> models.Model:
     options = config.model.to_dict()
-    return models.build(
+    model = models.build(
         options.pop("name"),
         options,
         head=config.head,
@@ -112,6 +115,27 @@ def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int
         vocabulary=vocabulary.size if vocabulary else 0,
         pad=vocabulary.pad if vocabulary else 0,
     )
+    return model._replace(init=widths.with_state(model.init, config.switch.priority, len(model.widths)))
+
+
+def _sub_models(
+    config: ml_collections.ConfigDict,
+    model: models.Model,
+    batch: Mapping[str, Any],
+    make_objective: Callable[[Nesting], objectives.Objective],
+) -> list[switchable.SubModel]:
+    """The widths of the model, each with its loss; none where there is one width only."""
+    own, last = widths.Options(**config.switch), model.widths[-1]
+    given = {"loss": config.loss.name, "dims_sampled": config.nesting.sample > 0}
+    widths.check(own, len(model.widths), equal=len({n.full for n in model.nestings.values()}) == 1, **given)
+    if len(model.widths) == 1:
+        return []
+    surgery.check(mode=own.projection, scope=own.scope, reduction=own.reduction)
+    by_width = {width: make_objective(nesting) for width, nesting in model.nestings.items()}
+    if own.full_loss:
+        choose("switch.full_loss", own.full_loss, objectives.OBJECTIVES)
+        by_width[last] = objectives.OBJECTIVES[own.full_loss](model.nestings[last])
+    return [switchable.SubModel(w, model.nestings[w], by_width[w], model.owned(batch, w)) for w in model.widths]
 
 
 def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -201,15 +225,21 @@ def init_state(parts: Parts) -> step.State:
     return jax.jit(init, out_shardings=shardings)(zeros)
 
 
+def make_update(parts: Parts) -> Callable:
+    """The pure update `(state, batch) -> (state, measurements)`: of all widths, where there are several."""
+    options, augment = step_options(parts.config), mixing.make(parts.config.mix)
+    if not parts.subs:
+        return step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting, options, augment)
+    own = widths.Options(**parts.config.switch)
+    return switchable.make_switchable_step(parts.model.apply, parts.subs, parts.tx, options, own, augment)
+
+
 def jit_train_step(parts: Parts) -> Any:
     """The jitted update: the state donated, state and batch placed as `abstract_state` and the mesh say."""
     state = jax.tree.map(lambda s: s.sharding, parts.abstract_state)
     batch = sharding.of_batch(parts.mesh)
-    options, augment = step_options(parts.config), mixing.make(parts.config.mix)
-    update = step.make_train_step(parts.model.apply, parts.objective, parts.tx, parts.nesting, options, augment)
-    return jax.jit(
-        update, in_shardings=(state, batch), out_shardings=(state, sharding.replicated(parts.mesh)), donate_argnums=0
-    )
+    placed = {"in_shardings": (state, batch), "out_shardings": (state, sharding.replicated(parts.mesh))}
+    return jax.jit(make_update(parts), **placed, donate_argnums=0)
 
 
 def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
@@ -230,18 +260,33 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
     )
 
 
-def make_embed(parts: Parts) -> Any:
-    """The jitted `(variables, batch) -> (z, out)` of evaluation, out without what is for training alone."""
+def make_embed(parts: Parts, width: float = 1.0) -> Any:
+    """The jitted `(variables, batch) -> (z, out)` of a width's evaluation, out without what is for training alone."""
 
     def embed(variables, batch):
-        z, out = parts.model.apply(variables, batch, train=False)
+        z, out = parts.model.apply(variables, batch, train=False, width=width)
         return z, {name: value for name, value in out.items() if name.startswith(("head/", "masked/", "pair/"))}
 
     return jax.jit(embed)
 
 
-def feature_store(parts: Parts, embed: Any, variables: Any) -> FeatureStore:
-    """What evaluators run on: features of `variables` by split."""
+def make_embeds(parts: Parts) -> dict[float, Any]:
+    """`make_embed` of every width."""
+    return {width: make_embed(parts, width) for width in parts.model.widths}
+
+
+def evaluate(parts: Parts, embeds: Mapping[float, Any], variables: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What the named evaluators find: `metric@dim` of the full width, `w0.5/metric@dim` of another."""
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for width in reversed(list(embeds)):
+        store, prefix = feature_store(parts, embeds[width], variables, width), "" if width == 1 else f"w{width:g}/"
+        for name in found:
+            found[name] |= {prefix + key: value for key, value in parts.evaluators[name].run(store)}
+    return found
+
+
+def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) -> FeatureStore:
+    """What evaluators run on: features of `variables` by split, of `embed` for this width."""
     config = parts.config
 
     def batches(split: str) -> Iterator[Mapping[str, np.ndarray]]:
@@ -261,4 +306,5 @@ def feature_store(parts: Parts, embed: Any, variables: Any) -> FeatureStore:
         return inputs.eval_source(config, split).label_names
 
     text = (label_names, inputs.tokenize(config, parts.train_source))
-    return FeatureStore(embed, variables, batches, to_devices, heads.logits, parts.nesting, *text)
+    nesting = parts.model.nestings[width]
+    return FeatureStore(embed, variables, batches, to_devices, heads.logits, nesting, *text)

@@ -53,7 +53,12 @@ def read(workdir: os.PathLike | str) -> dict[str, dict[str, Any]]:
         raise FileNotFoundError(
             f"{workdir}/results is empty: run `python -m mrl_jax.evaluate --workdir={workdir}` first"
         )
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: read_one(path) for path in paths}
+
+
+def read_one(path: pathlib.Path) -> dict[str, Any]:
+    """One file of `results/`."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def split_name(name: str) -> tuple[str, int]:

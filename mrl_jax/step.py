@@ -103,13 +103,8 @@ def make_train_step(
     """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        if augment is not None:
-            batch = augment(batch, jax.random.fold_in(key, _AUGMENT))
+        key, batch, weight_G = begin(state, batch, nesting, options, augment)
         frozen, trained = trees.partition(state.params, options.freeze)
-        weight_G = None
-        if options.sample:
-            weight_G = draw_weights(jax.random.fold_in(key, _DIMS), nesting, options.sample, options.keep_full)
 
         def outputs(trained, rows, key):
             variables = {"params": trees.merge(frozen, trained), "batch_stats": state.batch_stats}
@@ -134,17 +129,51 @@ def make_train_step(
             grads, measured, batch_stats = _joint(outputs, total_of, trained, batch, key, options.microbatches)
         else:
             grads, measured, batch_stats = accumulate.mean(gradients, batch, key, options.microbatches)
-        measured["train/grad_norm"] = optax.global_norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
-        params = trees.merge(frozen, trained)
-        new = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-        if options.ema:
-            new = new._replace(ema=_average(state, {"params": trained, "batch_stats": batch_stats}, options))
-        finite = jnp.isfinite(measured["train/loss"]) & jnp.isfinite(measured["train/grad_norm"])
-        return _counted(state, new, finite, measured, options)
+        return apply_gradient(state, grads, batch_stats, measured, tx, options)
 
     return train_step
+
+
+def apply_gradient(
+    state: State,
+    grads: Any,
+    batch_stats: Any,
+    measured: dict[str, jax.Array],
+    tx: optax.GradientTransformation,
+    options: Options,
+) -> tuple[State, dict[str, jax.Array]]:
+    """The end of every update: the optimizer, the moving average, the policy for what is not finite, the counts.
+
+    Args:
+      state: before the update.
+      grads: of the parameters that are not frozen.
+      batch_stats: the running statistics after it.
+      measured: scalars, of which `train/loss` decides with the gradient's norm whether the update is finite.
+      tx: the optimizer.
+      options: of the update.
+    """
+    frozen, trained = trees.partition(state.params, options.freeze)
+    measured = {**measured, "train/grad_norm": optax.global_norm(grads)}
+    updates, opt_state = tx.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    params = trees.merge(frozen, trained)
+    new = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+    if options.ema:
+        new = new._replace(ema=_average(state, {"params": trained, "batch_stats": batch_stats}, options))
+    finite = jnp.isfinite(measured["train/loss"]) & jnp.isfinite(measured["train/grad_norm"])
+    return _counted(state, new, finite, measured, options)
+
+
+def begin(
+    state: State, batch: Batch, nesting: Nesting, options: Options, augment: Callable | None
+) -> tuple[jax.Array, Batch, jax.Array | None]:
+    """The beginning of every update: its key, the batch as it is seen, the weights of the dims drawn (None: all)."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    if augment is not None:
+        batch = augment(batch, jax.random.fold_in(key, _AUGMENT))
+    if not options.sample:
+        return key, batch, None
+    return key, batch, draw_weights(jax.random.fold_in(key, _DIMS), nesting, options.sample, options.keep_full)
 
 
 def _joint(outputs, total_of, trained, batch, key, n):
@@ -190,12 +219,14 @@ def logged(out: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {f"train/{name[4:]}": value for name, value in out.items() if name.startswith("log/")}
 
 
-def measure(nested: NestedLoss, nesting: Nesting) -> dict[str, jax.Array]:
-    """The named scalars of a nested loss."""
-    values = {"train/loss": nested.total}
+def measure(nested: NestedLoss, nesting: Nesting, prefix: str = "") -> dict[str, jax.Array]:
+    """The named scalars of a nested loss, as `train/<prefix>name@dim`."""
+    values = {f"train/{prefix}loss": nested.total}
     accuracy = nested.accuracy
     for g, m in enumerate(nesting.dims):
-        values[f"train/loss@{m}"] = nested.per_dim[g]
+        values[f"train/{prefix}loss@{m}"] = nested.per_dim[g]
         if accuracy is not None:
-            values[f"train/accuracy@{m}"] = accuracy[g]
+            values[f"train/{prefix}accuracy@{m}"] = accuracy[g]
+        if nested.uncertainty is not None:
+            values[f"train/{prefix}uncertainty@{m}"] = jnp.mean(nested.uncertainty[g])
     return values

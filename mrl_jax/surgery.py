@@ -19,7 +19,7 @@ import numpy as np
 
 from mrl_jax.choices import choose
 
-MODES = ("all", "anchor_full")
+MODES = ("all", "anchor_full", "none")
 SCOPES = ("whole", "overlap", "layer")
 REDUCTIONS = ("mean", "sum", "owner_mean")
 
@@ -42,9 +42,10 @@ def project(
     Args:
       grads: m pytrees of one structure; or nested dicts, of which a sub-model may lack some keys. A leaf may be None.
       key: draws for each gradient the order in which it meets the others; None without `order` is ascending.
-        With "anchor_full" nothing is drawn.
+        With "anchor_full" and "none" nothing is drawn.
       order: instead of a key: a permutation (m,) for all, or (m, m), row i for gradient i.
-      mode: "all" projects each gradient against every other; "anchor_full" against the last, the full model's, alone.
+      mode: "all" projects each gradient against every other; "anchor_full" against the last, the full model's, alone;
+        "none" against none, for the merging and the statistics alone.
       scope: of products, norms and projections: all shared parameters as one vector ("whole"), only the entries that
         both gradients own ("overlap"), or the parameters of one module at a time ("layer").
       reduction: of the projected gradients: their mean, their sum, or the sum divided by how many own the entry.
@@ -59,8 +60,7 @@ def project(
     Raises:
       ValueError: for an unknown option, trees that do not fit together or an order that is no permutation.
     """
-    for field, value, known in (("mode", mode, MODES), ("scope", scope, SCOPES), ("reduction", reduction, REDUCTIONS)):
-        choose(field, value, known)
+    check(mode=mode, scope=scope, reduction=reduction)
     paths, leaves, rebuild = _align(grads)
     owned = _owned(paths, leaves, owners)
     turns_mxm = _turns(len(grads), key, order, mode)
@@ -78,6 +78,12 @@ def project(
         for leaf, mine, (layer, is_shared) in zip(leaves, owned, shared)
     ]
     return rebuild(merged), _statistics(stacked, coefficients)
+
+
+def check(*, mode: str, scope: str, reduction: str) -> None:
+    """Raises ValueError for an option that `project` does not know."""
+    for field, value, known in (("mode", mode, MODES), ("scope", scope, SCOPES), ("reduction", reduction, REDUCTIONS)):
+        choose(field, value, known)
 
 
 class Transformation(NamedTuple):
@@ -174,11 +180,11 @@ def _owned(paths: list[tuple], leaves: list[list], owners: Sequence[Any] | None)
 
 
 def _turns(m: int, key: jax.Array | None, order: Any, mode: str) -> jax.Array:
-    """Whom each gradient meets in turn: (m, m), or (m, 1) for the anchor."""
-    if mode == "anchor_full":
+    """Whom each gradient meets in turn: (m, m), or (m, 1) for the anchor, and for itself, which is no conflict."""
+    if mode != "all":
         if order is not None:
-            raise ValueError(f"order={order} has no meaning for mode='anchor_full': leave it out")
-        return jnp.full((m, 1), m - 1)
+            raise ValueError(f"order={order} has no meaning for mode={mode!r}: leave it out")
+        return jnp.full((m, 1), m - 1) if mode == "anchor_full" else jnp.arange(m)[:, None]
     if order is None:
         if key is None:
             return jnp.broadcast_to(jnp.arange(m), (m, m))

@@ -79,7 +79,7 @@ class _Loop:
     ):
         self._run, self._config, self._path, self._init = run, run.config, path, init
         self._writer, self._progress, self._saver = writer, progress, saver
-        self._embed = parts.make_embed(run)
+        self._embeds = parts.make_embeds(run)
         self._updates: dict[Any, tuple[Any, int]] = {}  # by the shapes of the batch
 
     def run(self, state: State, step: int, evaluated: int) -> bool:
@@ -128,8 +128,7 @@ class _Loop:
         return [n for n, e in self._config.evals.items() if last or (e.every and step and step % e.every == 0)]
 
     def _evaluate(self, state: State, step: int, names: list[str]) -> None:
-        store = parts.feature_store(self._run, self._embed, variables_of(state))
-        values = {name: dict(self._run.evaluators[name].run(store)) for name in names}
+        values = parts.evaluate(self._run, self._embeds, variables_of(state), names)
         self._writer.write(step, {f"{name}/{key}": v for name, found in values.items() for key, v in found.items()})
         self._progress.say(results.table(values, self._run.nesting, step))
         if jax.process_index() == 0:
@@ -147,7 +146,7 @@ class _Loop:
         return {
             "config": configs.to_json(self._config),
             "nesting": nesting,
-            "widths": [1.0],
+            "widths": list(self._run.model.widths),
             "num_classes": self._run.train_source.num_classes,
             "tokenizer": inputs.tokenizer_of(self._run.train_source),
             "evaluated": evaluated,

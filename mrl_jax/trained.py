@@ -92,6 +92,15 @@ def assemble(path: pathlib.Path, step: int, config: ml_collections.ConfigDict) -
     return run
 
 
+def check_width(run: parts.Parts, width: float) -> None:
+    """Raises ValueError unless the model was trained at this width."""
+    if width not in run.model.widths:
+        raise ValueError(
+            f"--width={width:g} was not trained: this run has the widths {list(run.model.widths)}; a width that is "
+            "to be used must be one of model.widths in training"
+        )
+
+
 def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
     """The variables of the checkpoint.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mrl_jax import checkpoints, models, trees, weights
+from mrl_jax import checkpoints, models, trees, weights, widths
 from mrl_jax.step import EVALUATED, State, evaluated
 
 
@@ -81,9 +81,12 @@ def match(source: Source, abstract_state: State, skip: str) -> dict[str, np.ndar
     wanted = trees.flatten(abstract_state.params) | trees.flatten(abstract_state.batch_stats)
     found, problems = {}, []
     for name in sorted({*wanted, *source.values}):
-        if skip and re.search(skip, name):
+        if (skip and re.search(skip, name)) or name.startswith(f"{widths.STATE}/"):
             continue
-        if name not in source.values:
+        start = None if name in source.values else models.bank(name, source.values, wanted[name].shape)
+        if start is not None:
+            found[name] = start.astype(wanted[name].dtype)
+        elif name not in source.values:
             problems.append(f"{name} is missing")
         elif name not in wanted:
             problems.append(f"{name} is extra")

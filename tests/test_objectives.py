@@ -6,7 +6,7 @@ import tiny
 
 from mrl_jax import objectives, parts
 from mrl_jax.data import array_records
-from mrl_jax.losses import nested_binary
+from mrl_jax.losses import MARGINS, evidential, nested_binary
 from mrl_jax.nesting import Nesting
 
 NESTING = Nesting((2, 4))
@@ -71,3 +71,43 @@ def test_several_labels_are_trained_on_and_evaluated(several):
             measured.append(float(values["train/loss"]))
         batches.close()
     assert measured[-1] < 0.9 * measured[0]
+
+
+def untied(out):
+    """The tied head of `head` as one per dim."""
+    kernel, bias = out["head/kernel"], out["head/bias"]
+    return {f"head/{n}_{m}": x for m in NESTING.dims for n, x in (("kernel", kernel[:m]), ("bias", bias))}
+
+
+@pytest.mark.parametrize("options", [{"evidence": "exp_clip", "kl_weight": 0.1}, {"kl_weight": 0.0, "chunk": 4}])
+def test_evidential_is_that_of_the_logits_of_every_dim(options):
+    z, out = head()
+    batch = {"label": jnp.asarray(LABELS[:, 0])}
+    objective = objectives.evidential(NESTING, **options)
+    found = jax.jit(objective)(z, out, batch)
+    for g, m in enumerate(NESTING.dims):
+        logits = z[:, :m] @ out["head/kernel"][:m] + out["head/bias"][None]
+        loss, uncertainty = evidential(logits, batch["label"], evidence=options.get("evidence", "auto"),
+                                       kl_weight=options["kl_weight"])  # fmt: skip
+        np.testing.assert_allclose(found.per_dim[g], loss.mean(), rtol=1e-5)
+        np.testing.assert_allclose(found.uncertainty[g], uncertainty, rtol=1e-5)
+        np.testing.assert_array_equal(found.correct[g], logits.argmax(axis=1) == batch["label"])
+    np.testing.assert_allclose(found.total, found.per_dim.sum(), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(objective)(z, untied(out), batch).per_dim, found.per_dim, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["arcface", "cosface"])
+def test_margins_are_put_on_the_cosines_of_every_prefix(name):
+    z, out = head()
+    batch = {"label": jnp.asarray(LABELS[:, 0])}
+    objective = jax.jit(objectives.OBJECTIVES[name](NESTING, margin=0.2, scale=5.0))
+    found = objective(z, out, batch)
+    for g, m in enumerate(NESTING.dims):
+        unit = [x / np.linalg.norm(x, axis=axis, keepdims=True) for x, axis in ((z[:, :m], 1),
+                                                                              (out["head/kernel"][:m], 0))]  # fmt: skip
+        logits = MARGINS[name](unit[0] @ unit[1], batch["label"], margin=0.2, scale=5.0)
+        own = jnp.take_along_axis(logits, batch["label"][:, None], axis=1)[:, 0]
+        np.testing.assert_allclose(found.per_dim[g], (jax.nn.logsumexp(logits, axis=1) - own).mean(), rtol=1e-5)
+    np.testing.assert_allclose(objective(3 * z, untied(out), batch).per_dim, found.per_dim, rtol=1e-5)
+    easier = jax.jit(objectives.OBJECTIVES[name](NESTING, margin=0.0, scale=5.0))(z, out, batch)
+    assert (found.per_dim > easier.per_dim).all()

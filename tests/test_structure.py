@@ -12,6 +12,7 @@ COMMANDS = {
     "convert",
     "embed",
     "evaluate",
+    "export",
     "prepare",
     "probe",
     "robustness",
@@ -43,6 +44,11 @@ ALLOWED = {
     "sharding": FOUNDATION,
     "mixing": FOUNDATION,
     "surgery": {"choices"},
+    "recalibrate": {"models", "trees"},
+    "narrow": FOUNDATION | {"config", "models", "parts", "step"},
+    "costs": {"flops", "narrow", "parts", "results", "trees"},
+    "widths": FOUNDATION | {"losses"},
+    "switchable": FOUNDATION | {"accumulate", "losses", "objectives", "step", "surgery", "widths"},
     "config": FOUNDATION,
     "objectives": FOUNDATION | {"losses", "sharding"},
     "step": FOUNDATION | {"accumulate", "gradient_cache", "losses"},
@@ -50,7 +56,7 @@ ALLOWED = {
     "accumulate": {"sharding"},
     "estimate": {"config", "flops", "parts", "sharding", "trees"},
     "start": {"checkpoints", "inputs", "parts", "step", "warm_start"},
-    "warm_start": {"checkpoints", "models", "step", "trees", "weights"},
+    "warm_start": {"checkpoints", "models", "step", "trees", "weights", "widths"},
     "progress": FOUNDATION,
     "metrics": {"progress", "writers"},
     "results": FOUNDATION | {"writers"},
@@ -68,7 +74,8 @@ ALLOWED = {
     "studies": FOUNDATION | {"data", "evals", "feature_pairs", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION
-    | {"config", "data", "evals", "inputs", "mixing", "models", "objectives", "optim", "sharding", "step"},
+    | {"config", "data", "evals", "inputs", "mixing", "models", "objectives", "optim", "sharding", "step"}
+    | {"surgery", "switchable", "widths"},
 }
 
 

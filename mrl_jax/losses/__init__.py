@@ -6,6 +6,7 @@ from mrl_jax.losses.evidential import evidential, priorities
 from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy
 from mrl_jax.losses.masked_lm import nested_masked_lm
 from mrl_jax.losses.mixed import add_second_label
+from mrl_jax.losses.prefixes import is_first, prefix_cosines, prefix_logits
 from mrl_jax.losses.sigmoid import nested_sigmoid
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
 from mrl_jax.losses.types import NestedLoss
@@ -18,11 +19,14 @@ __all__ = [
     "cosface",
     "cross_entropy",
     "evidential",
+    "is_first",
     "nested_binary",
     "nested_contrastive",
     "nested_masked_lm",
     "nested_sigmoid",
     "nested_softmax",
     "nested_softmax_untied",
+    "prefix_cosines",
+    "prefix_logits",
     "priorities",
 ]

@@ -16,12 +16,14 @@ class NestedLoss(NamedTuple):
       correct: (G, B) bool; the label (or the matching pair) is ranked first, ahead of every other: a tie is none, so
         that a head of zeros is right nowhere. None where that has no meaning.
       weight: (B,) float32; how much each example counts in the batch mean. None: all the same.
+      uncertainty: (G, B) float32 in 0..1, of losses that know it; else None.
     """
 
     total: jax.Array
     per_dim: jax.Array
     correct: jax.Array | None
     weight: jax.Array | None = None
+    uncertainty: jax.Array | None = None
 
     @property
     def accuracy(self) -> jax.Array | None:

@@ -1,0 +1,50 @@
+"""The running statistics of BatchNorm computed anew after training (US-Nets, Yu and Huang 2019, section 3.4).
+
+During training they trail weights that move; here every width sees the same batches with the weights at rest, and the
+statistics are the mean of those of the batches. Nothing else changes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mrl_jax import models, trees
+
+
+def recalibrate(
+    model: models.Model, variables: Mapping[str, Any], batches: Iterable[Mapping[str, Any]], widths: Iterable[float]
+) -> dict[str, Any]:
+    """The variables with the running statistics of these widths replaced by those of the batches.
+
+    Args:
+      model: as `models.build` gives it.
+      variables: nested dicts of arrays.
+      batches: training batches on the devices, at least one; each counts as much as any other.
+      widths: of the model.
+
+    Raises:
+      ValueError: where the model has no running statistics, or there is no batch.
+    """
+    if not variables["batch_stats"]:
+        raise ValueError("the model keeps no running statistics: there is nothing to recalibrate")
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+    def of_batch(batch: Mapping[str, Any], key: jax.Array) -> dict[str, jax.Array]:
+        found = {}
+        for width in widths:
+            at_rest = {**variables, "batch_stats": zeros}
+            _, out = model.apply(at_rest, batch, train=True, rngs={"dropout": key}, width=width)
+            found |= {n.removeprefix("batch_stats/"): x for n, x in out.items() if n.startswith("batch_stats/")}
+        # From zero the running average moves this share of the way to the batch's own statistics.
+        return {name: value / (1 - models.MOMENTUM) for name, value in found.items()}
+
+    widths, step, total, count = tuple(widths), jax.jit(of_batch), None, 0
+    for count, batch in enumerate(batches, start=1):
+        found = step({"image": batch["image"]}, jax.random.key(count))
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    if total is None:
+        raise ValueError("no batch to recalibrate on: give at least one")
+    mean = trees.unflatten({name: value / count for name, value in total.items()})
+    return {**variables, "batch_stats": trees.merge(variables["batch_stats"], mean)}
