@@ -6,8 +6,8 @@
 `prepare` takes a folder train/CLASS/x.jpg, val/CLASS/x.jpg (the published archive has its val images in one folder:
 sort them by val_annotations.txt first). 60 epochs at batch 256, SGD with Nesterov momentum 0.9, rate 0.2 with a cosine
 after two epochs of warm-up, weight decay 5e-4, label smoothing 0.1, random crops and flips. Dims 8 to 512; `:mrl_e`,
-`:ff=64`. `:small` is what a CPU affords: ResNet-10 of half the width with the strided stem, dims 8 to 256, 3 epochs at
-batch 128 and rate 0.1.
+`:ff=64`, `:slimmable` (a width of the network for every dim). `:small` is what a CPU affords: ResNet-10 of half the
+width with the strided stem, dims 8 to 256, 3 epochs at batch 128 and rate 0.1.
 
 Expected: of `:small`, top-1 by the heads 10.5 % at 8 dims, 16.6 % at 256 (seed 0, 2 CPU cores at 640 images/s,
 experiments/results/tiny_imagenet_cpu.json, made by `python -m experiments.tiny_imagenet` from one .npz file). Of the

@@ -60,7 +60,7 @@ def load(path: str) -> Run:
         found = results.read(path)
     except json.JSONDecodeError as error:
         raise ValueError(f"--workdir={path}: a file of results/ is not JSON ({error}): evaluate again") from error
-    config = workdir.read_config(path)
+    config = configs.completed(workdir.read_config(path))
     if missing := sorted(set(configs.default()) - set(config)):
         raise ValueError(f"--workdir={path} is of another version, its config.json lacks {missing}: train it again")
     return Run(str(path), config, found)

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mrl_jax.choices import pick
-from mrl_jax.models import BACKBONES
+from mrl_jax import models
 
 Config = Mapping[str, Any]
 
 
 def _plain(config: Config, head: str) -> bool:
-    return config["head"] == head and not _finetuned(config)
+    return config["head"] == head and not _finetuned(config) and not _several(config)
+
+
+def _several(config: Config) -> bool:
+    """Whether the run has several widths, which only image backbones have."""
+    return "widths" in config["model"] and bool(config["model"]["widths"])
 
 
 def _finetuned(config: Config) -> bool:
@@ -19,8 +23,7 @@ def _finetuned(config: Config) -> bool:
 
 def full_dim(config: Config) -> int:
     """The features that the run's backbone has, of which FF-k uses the first k."""
-    make, options = pick("model", BACKBONES, config["model"])
-    return make(**options).embed_dim
+    return models.embed_dim(config["model"])
 
 
 def _halving(config: Config) -> bool:
@@ -66,6 +69,7 @@ def _tuned(pattern: str) -> Callable[[Config], bool]:
 RUNS: dict[str, Callable[[Config], bool]] = {
     "mrl": lambda c: _plain(c, "mrl"),
     "mrl_e": lambda c: _plain(c, "mrl_e"),
+    "slimmable": lambda c: _several(c) and c["model"]["embedding"] == "scaled" and c["head"] == "mrl_e",
     "ff": lambda c: _plain(c, "ff"),
     "ff_full": lambda c: _plain(c, "ff") and _first(c) == full_dim(c),
     "equal": lambda c: _plain(c, "mrl") and _halving(c) and len(set(_weights(c))) == 1 and _first(c) >= 8,

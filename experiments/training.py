@@ -75,8 +75,9 @@ _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
 _SMALL = JFT + TUNED[1:]
 SCALES = {
-    "paper": Scale(_R50, Nesting.halving(2048, 8).dims, True, _PAPER),
-    "debug": Scale(_R50, Nesting.halving(2048, 8).dims, True, _DEBUG, ",debug"),
+    # A ResNet-50 has 64 channels at first: its share of 8 in 2048 is none of them.
+    "paper": Scale(_R50, Nesting.halving(2048, 8).dims, True, _PAPER, left_out=("slimmable",)),
+    "debug": Scale(_R50, Nesting.halving(2048, 8).dims, True, _DEBUG, ",debug", left_out=("slimmable",)),
     "tiny": Scale(_R18, Nesting.halving(512, 8).dims, False, _TINY, left_out=_SMALL),
     "tiny_cpu": Scale(_R18, Nesting.halving(256, 8).dims, False, _TINY, ",small", left_out=_SMALL),
     "icons": Scale("configs/quickstart.py", Nesting.halving(256, 8).dims, False, _ICONS, left_out=_SMALL),
@@ -87,7 +88,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
     """The command lines that train a run; none where this scale does not have it.
 
     Args:
-      run: "mrl", "mrl_e", "ff" (one for every dim but the full one), "ff_full", an ablation, what is
+      run: "mrl", "mrl_e", "slimmable", "ff" (one for every dim but the full one), "ff_full", an ablation, what is
         fine-tuned, or a run on JFT.
       scale: one of SCALES.
       words: as `words` gives them.
@@ -96,7 +97,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
     Raises:
       ValueError: for another name.
     """
-    choose("run", run, ("mrl", "mrl_e", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT))
+    choose("run", run, ("mrl", "mrl_e", "slimmable", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT))
     if run in scale.left_out:
         return []
     if run == "ff":  # ff_full is the last of them, under a name of its own
@@ -113,7 +114,7 @@ def words(scale: Scale, runs: str, data: str) -> dict[str, str]:
 def _config(run: str, scale: Scale, words: Mapping[str, str]) -> tuple[str, str, tuple[str, ...]]:
     """The config's file, its mode and further arguments."""
     tuned = (f"--config.init.path={words['runs']}/ff_full",)
-    if run in ("mrl", "mrl_e"):
+    if run in ("mrl", "mrl_e", "slimmable"):
         # The quickstart weighs its dims; the paper's models do not.
         return scale.config, run, () if scale.own_configs else (_weights((1.0,) * len(scale.dims)),)
     if run == "ff_full":

@@ -5,6 +5,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from mrl_jax import config as defaults
+from mrl_jax import models
+from mrl_jax.nesting import Nesting
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -63,6 +65,14 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     assert (ff.head, ff.nesting.dims) == ("ff", (16,))
     with pytest.raises(ValueError, match="config mode 'fast'"):
         load(path, "fast")
+
+
+def test_slimmable_gives_every_dim_a_width_of_its_own():
+    c = load(next(p for p in CONFIGS if p.stem == "tiny_imagenet_resnet18"), "small,slimmable")
+    options = dict(c.model)
+    model = models.build(options.pop("name"), options, head=c.head, nesting=Nesting(c.nesting.dims), num_classes=7)
+    assert [nesting.dims for nesting in model.nestings.values()] == [(m,) for m in (8, 16, 32, 64, 128, 256)]
+    assert model.widths == tuple(m / 256 for m in (8, 16, 32, 64, 128, 256))
 
 
 def test_overrides_from_the_command_line(monkeypatch):

@@ -3,6 +3,8 @@
 from experiments.entries.settings import NO_SLIM, R50
 from experiments.entry import Column, Ours, Published, Table, dims
 
+_OF_WIDTH = rf"(w[\d.e-]+/)?{dims('top1')}"  # each width has a dim of its own
+
 
 def _top1(name: str, ours: Ours | None) -> Column:
     return Column(name, "top-1 %", Published("Table 1 / Fig 2", "top1_%", name), ours)
@@ -47,14 +49,14 @@ TABLES = {
             _top1("FF", _head("ff")),
             _top1("SVD", _of_ff("linear_baselines", "head_svd")),
             _top1("Rand. LP", _of_ff("linear_baselines", "random_features_sgd")),
-            _top1("Slim. Net", None),
+            _top1("Slim. Net", Ours("slimmable", "classification", _OF_WIDTH)),
             _baseline("First dims of FF, SGD probe", "linear_baselines", "sgd", "top-1 %"),
             _baseline("PCA of FF, SGD probe", "linear_baselines", "pca_sgd", "top-1 %"),
             _baseline("Random projection of FF, SGD probe", "linear_baselines", "random_projection_sgd", "top-1 %"),
             _baseline("Learned projection of FF, nested", "linear_baselines", "learned_head", "top-1 %"),
             _baseline("Learned projection of FF, one per dim", "linear_baselines", "learned_apart_head", "top-1 %"),
         ),
-        train=("mrl", "mrl_e", "ff", "ff_full"),
+        train=("mrl", "mrl_e", "slimmable", "ff", "ff_full"),
         measure=(
             *_EVALUATE,
             "python -m mrl_jax.probe --workdir={runs}/ff_full --dims={dims} --name=linear_baselines "
@@ -72,14 +74,14 @@ TABLES = {
             _nearest("FF", _knn("ff")),
             _nearest("Rand. FS", _of_ff("knn_baselines", "knn")),
             _nearest("SVD", _of_ff("knn_baselines", "svd_knn")),
-            _nearest("Slim. Net", None),
+            _nearest("Slim. Net", Ours("slimmable", "knn", _OF_WIDTH)),
             _baseline("PCA of FF", "knn_baselines", "pca_knn", "1-NN top-1 %"),
             _baseline("Random features of FF", "knn_baselines", "random_features_knn", "1-NN top-1 %"),
             _baseline("Random projection (JL) of FF", "knn_baselines", "random_projection_knn", "1-NN top-1 %"),
             _baseline("Learned projection of FF, nested", "knn_baselines", "learned_knn", "1-NN top-1 %"),
             _baseline("Learned projection of FF, one per dim", "knn_baselines", "learned_apart_knn", "1-NN top-1 %"),
         ),
-        train=("mrl", "mrl_e", "ff", "ff_full"),
+        train=("mrl", "mrl_e", "slimmable", "ff", "ff_full"),
         measure=(
             *_EVALUATE,
             f"python -m mrl_jax.probe --workdir={{runs}}/ff_full --dims={{dims}} --name=knn_baselines "
