@@ -28,6 +28,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "array-record>=0.7,<0.9",
+        "flatbuffers>=24.3,<26",
         "flax>=0.12,<0.13",
         "grain>=0.2.15,<0.3",
         JAX,

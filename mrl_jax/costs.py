@@ -1,0 +1,105 @@
+"""What every (width, dim) of a run costs and what it is worth: operations, parameters, latency, accuracy."""
+
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mrl_jax import flops, narrow, parts, results, trees
+
+_REPEATS = 10
+
+
+class Cost(NamedTuple):
+    """Of one image, by the width's network alone with a head of this dim alone.
+
+    Attributes:
+      width: of the network.
+      dim: of its embedding.
+      mflops: millions of operations, a multiply-add as two.
+      parameters: how many.
+      ms: of a batch from uint8 images to the embedding and its logits; the median of ten.
+      accuracy: by "evaluator metric", where the run's results have it.
+    """
+
+    width: float
+    dim: int
+    mflops: float
+    parameters: int
+    ms: float
+    accuracy: Mapping[str, float]
+
+
+def measure(
+    run: parts.Parts, variables: Any, rows: int, accuracy: Mapping[tuple[float, int], Mapping[str, float]]
+) -> list[Cost]:
+    """Every trained width and dim, the smallest first; the latency is measured at the full dim of each width, and the
+    same for its other dims, of which only the head differs.
+
+    Args:
+      run: of the model.
+      variables: its variables.
+      rows: images at once.
+      accuracy: as `accuracies` gives it.
+    """
+    images = np.zeros((rows, *run.abstract_batch["image"].shape[1:]), np.uint8)
+    found = []
+    for width, nesting in run.model.nestings.items():
+        own = {m: narrow.variables_of(run, variables, width, m)["params"] for m in nesting.dims}
+        ms = _latency(lambda x, w=width, m=nesting.full: narrow.outputs(run, variables, x, w, m), images)
+        for m in nesting.dims:
+            work = flops.count(lambda x, w=width, m=m: narrow.outputs(run, variables, x, w, m), images[:1])
+            found.append(Cost(width, m, work / 1e6, trees.count(own[m]), ms, accuracy.get((width, m), {})))
+    return found
+
+
+def _latency(fn: Any, images: np.ndarray) -> float:
+    compiled = jax.jit(fn).lower(images).compile()
+    jax.block_until_ready(compiled(images))
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(images))
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
+
+
+def accuracies(path: pathlib.Path, step: int) -> dict[tuple[float, int], dict[str, float]]:
+    """What the run's results say of this step: (width, dim) -> "evaluator metric" -> value; {} where there are none."""
+    found: dict[tuple[float, int], dict[str, float]] = {}
+    for file in sorted((path / "results").glob("*.json")):
+        result = results.read_one(file)
+        for name, value in result["values"].items() if result["step"] == step else ():
+            metric, dim = results.split_name(name)
+            width, _, plain = metric.rpartition("/")
+            at = (float(width.removeprefix("w")) if width else 1.0, dim)
+            found.setdefault(at, {})[f"{result['evaluator']} {plain}"] = value
+    return found
+
+
+def record(costs: Sequence[Cost], rows: int) -> dict[str, Any]:
+    """The table as JSON, with the device that the latency is of."""
+    named = [{"setting": name(cost), **cost._asdict()} for cost in costs]
+    return {"device": jax.devices()[0].device_kind, "batch": rows, "costs": named}
+
+
+def name(cost: Cost) -> str:
+    """`w0.5/d64`."""
+    return f"w{cost.width:g}/d{cost.dim}"
+
+
+def show(costs: Sequence[Cost], rows: int, chosen: tuple[float, int]) -> str:
+    """The table in words, the exported setting marked."""
+    metrics = sorted({metric for cost in costs for metric in cost.accuracy if metric.endswith("top1")})
+    device = jax.devices()[0].device_kind
+    lines = [f"Of one image; ms of a batch of {rows} on {device}; accuracy in percent (* exported):"]
+    lines.append("  setting         MFLOP   parameters        ms  " + "  ".join(metrics))
+    for cost in costs:
+        mark = "*" if (cost.width, cost.dim) == chosen else " "
+        cells = [f"{100 * cost.accuracy[m]:{len(m)}.2f}" if m in cost.accuracy else " " * len(m) for m in metrics]
+        line = f"{mark} {name(cost):12} {cost.mflops:8.2f} {cost.parameters:12,} {cost.ms:9.3f}  {'  '.join(cells)}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)

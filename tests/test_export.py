@@ -1,0 +1,117 @@
+"""A sub-model alone: what it holds, what it computes, what it costs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from command import finish, start
+
+from mrl_jax import checkpoints, costs, export, train, trained, trees, weights
+from mrl_jax import config as defaults
+
+MODEL = defaults.vit("mu/8") | {"widths": (0.5, 1.0), "private_norm": True}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of two widths, one checkpoint, and results of it."""
+    path = tmp_path_factory.mktemp("export") / "run"
+    config = tiny.config(model=MODEL, total_steps=2, checkpoint__every=2, head="mrl_e")
+    with config.unlocked():
+        config.evals = {"knn": config.evals.knn}
+    assert train.train(config, path)
+    return path
+
+
+def test_the_folder_of_a_run_names_its_widths(run):
+    assert checkpoints.read_run(run / "checkpoints", 2)["widths"] == [0.5, 1.0]
+    values = json.loads((run / "results" / "knn.json").read_text())["values"]
+    assert {"top1@8", "w0.5/top1@8"} < set(values)
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    out = run.parent / "phone"
+    return out, export.export(run, 2, 0.5, 8, out, rows=2)
+
+
+def test_what_is_exported_computes_what_the_whole_model_does(run, exported):
+    out, _ = exported
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "costs.json",
+        "model.jax_export",
+        "model.safetensors",
+        "model.stablehlo",
+    }
+    whole = trained.assemble(run, 2, trained.config_of(run, 2))
+    variables = trained.variables(run, 2, whole)
+    images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
+    z, _ = jax.jit(lambda v: whole.model.apply(v, {"image": images}, train=False, width=0.5))(variables)
+    # The folder as that of a run, the file of weights, and the compiled function.
+    alone = trained.assemble(out, 2, trained.config_of(out, 2))
+    own = trained.variables(out, 2, alone)
+    assert alone.model.widths == (1.0,)
+    z_alone, _ = jax.jit(lambda v: alone.model.apply(v, {"image": images}, train=False))(own)
+    np.testing.assert_allclose(z_alone, z[:, :8], atol=1e-5)
+    loaded, about = weights.load(out / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"], jax.device_get(own["params"]))
+    assert (about["model"]["width"], about["head"], about["nesting"]["dims"]) == (0.5, "ff", [8])
+    call = jax.export.deserialize((out / "model.jax_export").read_bytes()).call
+    found = call(images)
+    np.testing.assert_allclose(found["embedding"], z[:, :8], atol=1e-5)
+    head = variables["params"]["head"]
+    logits = np.asarray(z[:, :8]) @ np.asarray(head["kernel"])[:8] + np.asarray(head["bias"])[None]
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-4)
+    np.testing.assert_allclose(call(images[:1])["embedding"], z[:1, :8], atol=1e-5)
+
+
+def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, exported):
+    out, shown = exported
+    record = json.loads((out / "costs.json").read_text())
+    rows = {row["setting"]: row for row in record["costs"]}
+    assert list(rows) == [f"w{w}/d{m}" for w in ("0.5", "1") for m in (4, 8, 32)]
+    assert "* w0.5/d8" in shown
+    assert rows["w0.5/d8"]["mflops"] < 0.7 * rows["w1/d8"]["mflops"]
+    own, _ = weights.load(out / "model.safetensors")
+    assert rows["w0.5/d8"]["parameters"] == sum(np.size(v) for v in trees.flatten(own["params"]).values())
+    assert all(row["ms"] > 0 for row in rows.values())
+    values = json.loads((run / "results" / "knn.json").read_text())["values"]
+    assert rows["w0.5/d8"]["accuracy"] == {"knn top1": values["w0.5/top1@8"]}
+    assert costs.accuracies(run, 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("width", "dim", "message"),
+    [
+        (0.3, 8, r"--width=0\.3 was not trained: this run has the widths \[0\.5, 1\.0\]"),
+        (0.5, 64, r"--dim=64 is not in"),
+    ],
+)
+def test_what_was_not_trained_is_refused(run, width, dim, message):
+    with pytest.raises(ValueError, match=message):
+        export.export(run, 2, width, dim, run.parent / "none", rows=1)
+    assert not (run.parent / "none").exists()
+
+
+def test_a_folder_that_exists_is_left_alone(run):
+    with pytest.raises(FileExistsError, match="exists and is left as it is"):
+        export.export(run, 2, 0.5, 8, run, rows=1)
+
+
+@pytest.mark.slow
+def test_the_commands(run):
+    out = run.parent / "server"
+    arguments = (f"--workdir={run}", "--width=1", "--dim=4")
+    assert "* w1/d4" in finish(start("mrl_jax.export", *arguments, f"--out={out}"))
+    finish(start("mrl_jax.embed", f"--workdir={out}", f"--out={run.parent}/f", "--split=test"))
+    finish(start("mrl_jax.embed", f"--workdir={run}", f"--out={run.parent}/g", "--split=test", "--width=0.5"))
+    narrow = np.load(run.parent / "g" / "test" / "features.npy")
+    assert narrow.shape == (48, 32)
+    assert np.load(run.parent / "f" / "test" / "features.npy").shape == (48, 4)
+    assert json.loads((run.parent / "g" / "test" / "manifest.json").read_text())["identity"]["width"] == 0.5
+    refused = finish(start("mrl_jax.embed", f"--workdir={run}", f"--out={run.parent}/h", "--width=0.25"), expect=1)
+    assert "error: --width=0.25 was not trained" in refused
