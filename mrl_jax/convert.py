@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from mrl_jax import checkpoints, commands, trees, weights
+from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.conversion import FORMATS, classifiers, runs, sources, torch_resnet, torch_writer
 from mrl_jax.conversion.request import Converted, Request
@@ -126,8 +127,9 @@ def _digest(path: pathlib.Path) -> str:
 def _describe(converted: Converted) -> str:
     about = converted.about
     model = about["model"]
-    usual = {"name", "variant"}
-    options = ", ".join(f"{k} {v}" for k, v in model.items() if k not in usual and v not in (False, 0.0))
+    usual = {"name": model["name"], "variant": model["variant"]} | configs.LATER.get(model["name"], {})
+    told = {k: v for k, v in model.items() if v not in (False, 0.0) and (k not in usual or v != usual[k])}
+    options = ", ".join(f"{k} {v}" for k, v in told.items())
     dims = (
         "" if about["head"] == "none" else f" of dims {tuple(about['nesting']['dims'])}, {about['num_classes']} classes"
     )

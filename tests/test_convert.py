@@ -54,7 +54,7 @@ def test_a_run_becomes_a_weights_file(run, tmp_path):
     for name, value in old.items():
         np.testing.assert_array_equal(new[name], value, err_msg=name)
     assert about["nesting"] == {"dims": [8, 32], "weights": [2.0, 1.0]}
-    assert about["model"] == {**configs.resnet("10"), "base_width": 4, "blurpool": True}
+    assert about["model"] == {**configs.resnet("10"), "base_width": 4, "blurpool": True, "widths": []}
     assert about["source"] == {"file": path.name, "format": "run", "step": 3}
     assert f"{trees.count(variables['params']):,} parameters" in text
     assert f"--config.init.path={tmp_path}/w.safetensors" in text

@@ -41,7 +41,7 @@ def kind_of(source: str, layout: str = "") -> str:
     if source.startswith(("tfds:", "array_record:")):
         return "named"
     if path.is_dir():
-        if any(path.glob("*.txt")) or any(path.glob("*/*.txt")):
+        if _only_texts(path):
             return "lines"
         return "tars" if any(path.glob("*.tar")) or any(path.glob("*/*.tar")) else "folder"
     if path.suffix == ".tar" and (path.is_file() or any(path.parent.glob(path.name))):
@@ -71,3 +71,10 @@ def open_reader(kind: str, source: str, options: Mapping[str, Any]) -> Reader:
             has = f"has {['--' + name for name in known]}" if known else "has no options of its own"
             raise ValueError(f"--{option} does not apply to {source}, a source of kind {kind!r}, which {has}")
     return READERS[kind](source, **options)
+
+
+def _only_texts(path: pathlib.Path) -> bool:
+    """Whether a folder and those in it hold .txt files and nothing else: folders of images often hold some, too."""
+    within = all(entry.suffix == ".txt" for entry in path.glob("*/*"))
+    found = any(path.glob("*.txt")) or any(path.glob("*/*.txt"))
+    return found and within and all(entry.suffix == ".txt" or entry.is_dir() for entry in path.iterdir())

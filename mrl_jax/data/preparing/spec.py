@@ -104,7 +104,7 @@ class Spec:
     @property
     def has_text(self) -> bool:
         """Whether the source is read for text."""
-        return "text_key" in self.reader or kind_of(self.source) == "lines"
+        return "text_key" in self.reader or kind_of(self.source, self.layout) == "lines"
 
     def identity(self) -> dict[str, Any]:
         """What two preparations share that write the same bytes, as JSON values; paths are absolute."""

@@ -38,6 +38,7 @@ def test_a_folder_of_splits_keeps_its_bytes(tmp_path):
     raw.folder(tmp_path / "s", 12, "train")
     raw.folder(tmp_path / "s", 6, "val", first=50)
     (tmp_path / "s/train/cat/notes.txt").write_text("no image")
+    (tmp_path / "s/words.txt").write_text("a list, as archives have them beside their images")
     result = raw.prepare(tmp_path / "s", tmp_path / "d", shards=3, licence="ours")
     by_class = sorted(range(12), key=lambda i: (i % 3, i))
     assert raw.found(tmp_path / "d") == expected(by_class)
