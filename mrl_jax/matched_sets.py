@@ -88,13 +88,15 @@ def open_sets(
     own, others = _open("--queries", queries), _open("--galleries", galleries)
     made_by = _made_by(own, others)
     first, second = next(iter(own.values())), next(iter(others.values()))
+    pooled = [{name: _pooled(found) for name, found in side.items()} for side in (own, others)]
     if truth:
         matching, facts = _lists(truth, difficulty, first, second)
     else:
-        matching, facts = _identities(first, second, junk, camera_rule)
+        ids = [next(iter(side.values()))[1] for side in pooled]
+        matching, facts = _identities(first, second, ids, junk, camera_rule)
     known = [set(found.info.dims) for found in (*own.values(), *others.values())]
     dims = tuple(sorted(set.intersection(*known)))
-    q, g = ({name: _pooled(found)[0] for name, found in side.items()} for side in (own, others))
+    q, g = ({name: z for name, (z, _) in side.items()} for side in pooled)
     rows = f"{matching.shape[0]} queries, {matching.shape[1]} gallery items"
     return Sets(q, g, matching, [rows, *facts], dims, made_by)
 
@@ -172,9 +174,8 @@ def _lists(path: str, difficulty: str, queries: Features, gallery: Features) -> 
 
 
 def _identities(
-    queries: Features, gallery: Features, junk: Sequence[str], camera_rule: str
+    queries: Features, gallery: Features, ids: list[np.ndarray], junk: Sequence[str], camera_rule: str
 ) -> tuple[Matching, list[str]]:
-    ids = [_pooled(found)[1] for found in (queries, gallery)]
     names = [found.info.label_names for found in (queries, gallery)]
     if bool(names[0]) != bool(names[1]):
         raise ValueError("--queries and --galleries: one has names of identities, the other numbers alone")
