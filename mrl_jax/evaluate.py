@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, parts, recalibrate, report, results, sharding, trained
+from mrl_jax import checkpoints, commands, distributed, inputs, parts, recalibrate, report, results, sharding, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import EVALUATED, evaluated
@@ -45,7 +45,7 @@ def evaluate(
         variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
         if recalibrated:
             batches = itertools.islice(parts.train_batches(run, 0), recalibrated)
-            on_devices = (sharding.to_devices({"image": batch["image"]}, run.mesh) for batch in batches)
+            on_devices = (sharding.to_devices(inputs.model_inputs(batch), run.mesh) for batch in batches)
             variables = recalibrate.recalibrate(run.model, variables, on_devices, run.model.widths)
         values = parts.evaluate(run, parts.make_embeds(run), variables, names)
     if jax.process_index() == 0:

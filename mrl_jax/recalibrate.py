@@ -21,7 +21,7 @@ def recalibrate(
     Args:
       model: as `models.build` gives it.
       variables: nested dicts of arrays.
-      batches: training batches on the devices, at least one; each counts as much as any other.
+      batches: what the model sees of training batches, at least one; each counts as much as any other.
       widths: of the model.
 
     Raises:
@@ -42,7 +42,7 @@ def recalibrate(
 
     widths, step, total, count = tuple(widths), jax.jit(of_batch), None, 0
     for count, batch in enumerate(batches, start=1):
-        found = step({"image": batch["image"]}, jax.random.key(count))
+        found = step(batch, jax.random.key(count))
         total = found if total is None else jax.tree.map(jnp.add, total, found)
     if total is None:
         raise ValueError("no batch to recalibrate on: give at least one")
