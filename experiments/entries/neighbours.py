@@ -39,6 +39,6 @@ TABLES = {
             *_measure("jft_mrl_e", "knn"),
             *_measure("jft_ff", "random_features_knn"),
         ),
-        note="JFT-300M and ALIGN are not public; image-text pretraining is not part of this package.",
+        note="JFT-300M and ALIGN are not public; the runs here are of classifiers alone, not of image-text pairs.",
     ),
 }
