@@ -105,9 +105,9 @@ def _on_devices(queries_QxD, gallery_NxD, dims, k):
         missing = count * tile - len(block)
         filled = np.pad(block, ((0, missing), (0, 0))) if missing else block
         sent = jax.device_put(filled, rows)
-        best = [
-            _update(mesh, dims, b, q, sent, np.int32(first), np.int32(len(gallery_NxD))) for b, q in zip(best, tiles)
-        ]
+        numbers = np.int32(first), np.int32(len(gallery_NxD))
+        with jax.set_mesh(mesh):  # the caller's, that of a training run, is another
+            best = [_update(mesh, dims, b, q, sent, *numbers) for b, q in zip(best, tiles)]
     found = [_merge([(score[d], at[d]) for d in range(count)], k) for score, at in jax.device_get(best)]
     return tuple(np.concatenate(part, axis=1) for part in zip(*found))
 

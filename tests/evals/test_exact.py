@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors as Reference
 
-from mrl_jax import indexes
+from mrl_jax import indexes, sharding
 from mrl_jax.evals import exact
 
 ENGINES = ["jax", pytest.param("faiss", marks=pytest.mark.skipif(not indexes.available(), reason="needs faiss"))]
@@ -47,6 +47,14 @@ def test_one_device_finds_what_eight_find(vectors, monkeypatch):
     alone, at_alone = exact.search(queries, gallery, (3, 24), 12, engine="jax")
     np.testing.assert_allclose(score, alone, atol=1e-6)
     np.testing.assert_array_equal(at, at_alone)
+
+
+def test_a_run_searches_under_a_mesh_of_its_own(search, vectors):
+    score, at = search(*vectors, (3, 24), 5)
+    with jax.set_mesh(sharding.make_mesh(4, 2, 1)):
+        inside = search(*vectors, (3, 24), 5)
+    np.testing.assert_array_equal(inside[0], score)
+    np.testing.assert_array_equal(inside[1], at)
 
 
 def test_of_equal_neighbours_the_first_wins(search):
