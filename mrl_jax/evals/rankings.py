@@ -9,32 +9,69 @@ from typing import NamedTuple
 
 import numpy as np
 
+_TILE = 2**22  # scores looked through at once for equal ones
+
 
 class Rankings(NamedTuple):
-    """Scores of a gallery for each query, ranked.
+    """At which ranks the relevant items of each query stand, hits sorted by query and rank; the rest is not kept.
 
     Attributes:
-      hits_QxN: whether the item at each rank is relevant; invalid items stand last and are no hits.
+      query_P: the query of each hit.
+      rank_P: how many valid items stand before it.
+      turn_P: how many hits of its query stand before it.
       relevant_Q: how many valid items are relevant.
     """
 
-    hits_QxN: np.ndarray
+    query_P: np.ndarray
+    rank_P: np.ndarray
+    turn_P: np.ndarray
     relevant_Q: np.ndarray
 
 
 def rank(scores_QxN: np.ndarray, relevant_QxN: np.ndarray, valid_QxN: np.ndarray) -> Rankings:
-    """Ranks the valid items of each query by score, the largest first."""
-    wanted_QxN = relevant_QxN & valid_QxN
-    order_QxN = np.argsort(np.where(valid_QxN, -scores_QxN, np.inf), axis=1, kind="stable")
-    return Rankings(np.take_along_axis(wanted_QxN, order_QxN, axis=1), wanted_QxN.sum(axis=1))
+    """Ranks the relevant items of each query among the valid ones by score in float32, the largest first."""
+    scores_QxN = np.where(valid_QxN, np.asarray(scores_QxN, np.float32), np.float32(-np.inf))
+    query_P, item_P = np.divmod(np.flatnonzero(relevant_QxN & valid_QxN), scores_QxN.shape[1])
+    score_P = scores_QxN[query_P, item_P]
+    # Scores sort many times faster than what says where they were.
+    sorted_QxN = np.sort(scores_QxN, axis=1)
+    above_P, equal_P = (_first(sorted_QxN, query_P, score_P, compare) for compare in (np.less_equal, np.less))
+    rank_P = scores_QxN.shape[1] - above_P
+    tied = np.flatnonzero(above_P - equal_P > 1)
+    rank_P[tied] += _equal_before(scores_QxN, query_P[tied], item_P[tied])
+    rank_P = rank_P[np.lexsort((rank_P, query_P))]
+    relevant_Q = np.bincount(query_P, minlength=len(scores_QxN))
+    turn_P = np.arange(len(query_P)) - np.repeat(np.cumsum(relevant_Q) - relevant_Q, relevant_Q)
+    return Rankings(query_P, rank_P, turn_P, relevant_Q)
+
+
+def _first(sorted_QxN: np.ndarray, query_P: np.ndarray, score_P: np.ndarray, compare: Callable) -> np.ndarray:
+    """How many scores of its query compare so with each score, by bisection of all at once."""
+    low_P, high_P = np.zeros_like(query_P), np.full_like(query_P, sorted_QxN.shape[1])
+    for _ in range(sorted_QxN.shape[1].bit_length()):
+        middle_P = np.minimum((low_P + high_P) // 2, sorted_QxN.shape[1] - 1)
+        beyond_P = (low_P < high_P) & compare(sorted_QxN[query_P, middle_P], score_P)
+        low_P, high_P = np.where(beyond_P, middle_P + 1, low_P), np.where(beyond_P, high_P, middle_P)
+    return low_P
+
+
+def _equal_before(scores_QxN: np.ndarray, query_P: np.ndarray, item_P: np.ndarray) -> np.ndarray:
+    """How many items of a lower index have the item's score."""
+    items_N, rows = np.arange(scores_QxN.shape[1]), max(_TILE // scores_QxN.shape[1], 1)
+    found_P = np.zeros_like(query_P)
+    for first in range(0, len(query_P), rows):
+        query, item = query_P[first : first + rows], item_P[first : first + rows]
+        equal_PxN = scores_QxN[query] == scores_QxN[query, item][:, None]
+        found_P[first : first + rows] = (equal_PxN & (items_N < item[:, None])).sum(axis=1)
+    return found_P
 
 
 def average_precision(rankings: Rankings, k: int | None = None) -> np.ndarray:
     """Per query the sum of the precision at each hit of the first k (all), over min(relevant, k); NaN without any."""
-    hits_Qxk = rankings.hits_QxN[:, :k]
-    precision_Qxk = np.cumsum(hits_Qxk, axis=1) / np.arange(1, hits_Qxk.shape[1] + 1)
-    most_Q = rankings.relevant_Q if k is None else np.minimum(rankings.relevant_Q, k)
-    return _over((precision_Qxk * hits_Qxk).sum(axis=1), most_Q)
+    precision_P = (rankings.turn_P + 1) / (rankings.rank_P + 1)
+    if k is None:
+        return _over(_sum(rankings, precision_P), rankings.relevant_Q)
+    return _over(_sum(rankings, precision_P * (rankings.rank_P < k)), np.minimum(rankings.relevant_Q, k))
 
 
 def trapezoid_average_precision(rankings: Rankings, k: None = None) -> np.ndarray:
@@ -42,23 +79,27 @@ def trapezoid_average_precision(rankings: Rankings, k: None = None) -> np.ndarra
 
     The hit at rank r (from 0), the j-th (from 0), adds the mean of j / r (1 at rank 0) and (j + 1) / (r + 1).
     """
-    hits_QxN = rankings.hits_QxN
-    rank_N, after_QxN = np.arange(hits_QxN.shape[1]), np.cumsum(hits_QxN, axis=1)
-    before_QxN = np.where(rank_N == 0, 1.0, (after_QxN - hits_QxN) / np.maximum(rank_N, 1))
-    area_QxN = (before_QxN + after_QxN / (rank_N + 1)) / 2
-    return _over((area_QxN * hits_QxN).sum(axis=1), rankings.relevant_Q)
+    rank_P, turn_P = rankings.rank_P, rankings.turn_P
+    before_P = np.where(rank_P == 0, 1.0, turn_P / np.maximum(rank_P, 1))
+    return _over(_sum(rankings, (before_P + (turn_P + 1) / (rank_P + 1)) / 2), rankings.relevant_Q)
 
 
 def hit_among(rankings: Rankings, k: int) -> np.ndarray:
     """Per query whether any of the first k is relevant, as 0 or 1: CMC rank-k, R@k; NaN without relevant items."""
-    return _over(rankings.hits_QxN[:, :k].any(axis=1) * rankings.relevant_Q, rankings.relevant_Q)
+    hit_Q = _sum(rankings, (rankings.rank_P < k) & (rankings.turn_P == 0))
+    return _over(hit_Q * rankings.relevant_Q, rankings.relevant_Q)
 
 
 def inverse_negative_penalty(rankings: Rankings, k: None = None) -> np.ndarray:
     """Per query the relevant items over the rank of the last of them (mINP is its mean); NaN without any."""
-    hits_QxN = rankings.hits_QxN
-    last_Q = hits_QxN.shape[1] - np.argmax(hits_QxN[:, ::-1], axis=1)
-    return _over(rankings.relevant_Q / last_Q, rankings.relevant_Q > 0)
+    last_P = rankings.turn_P + 1 == rankings.relevant_Q[rankings.query_P]
+    return _over(
+        _sum(rankings, last_P * rankings.relevant_Q[rankings.query_P] / (rankings.rank_P + 1)), rankings.relevant_Q > 0
+    )
+
+
+def _sum(rankings: Rankings, values_P: np.ndarray) -> np.ndarray:
+    return np.bincount(rankings.query_P, values_P, minlength=len(rankings.relevant_Q))
 
 
 def _over(values_Q, count_Q):

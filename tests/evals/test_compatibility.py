@@ -9,14 +9,15 @@ from mrl_jax.evals.compatibility import compatible_pairs, cross_matrix, update_g
 
 def ranked(hits, relevant=None):
     hits = np.atleast_2d(np.array(hits, bool))
-    return rankings.Rankings(hits, hits.sum(axis=1) if relevant is None else np.array([relevant]))
+    found = rankings.rank(-np.arange(hits.shape[1])[None], hits, np.ones_like(hits))
+    return found if relevant is None else found._replace(relevant_Q=np.array([relevant]))
 
 
 def test_reference_values():
     r = ranked([1, 0, 1, 0, 0, 1])
     np.testing.assert_allclose(rankings.average_precision(r), [0.722222], atol=1e-6)
     np.testing.assert_allclose(rankings.trapezoid_average_precision(r), [0.677778], atol=1e-6)
-    np.testing.assert_allclose(rankings.average_precision(ranked(r.hits_QxN, 4), 100), [0.541667], atol=1e-6)
+    np.testing.assert_allclose(rankings.average_precision(ranked([1, 0, 1, 0, 0, 1], 4), 100), [0.541667], atol=1e-6)
     np.testing.assert_allclose(rankings.inverse_negative_penalty(r), [0.5])
     np.testing.assert_allclose([rankings.hit_among(ranked([0, 0, 1]), k)[0] for k in (1, 2, 3)], [0, 0, 1])
 
