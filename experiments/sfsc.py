@@ -1,0 +1,205 @@
+"""SFSC against its baselines: do the widths of one run find each other's images, and at what price to themselves?
+
+python -m experiments.sfsc --workdir=runs/sfsc_icons
+python -m experiments.sfsc --workdir=runs/sfsc_emoji --npz=emoji_64.npz --seeds=0,1,2
+python -m experiments.sfsc --workdir=runs/sfsc_emoji --npz=emoji_64.npz --methods=sfsc,joint,kendall --out=/tmp
+
+Trains every run by the command a user types, four widths of a ResNet-10 by each method of configs/sfsc_resnet.py, on
+half of the identities (`icons:identities`, or the emoji of `experiments.emoji_identities`), embeds queries and gallery
+of the other half by every width, and ranks every width's queries in every width's gallery; what shares the identity
+and the hand that drew the query does not count. A run that is there is not done again. Writes
+experiments/results/sfsc_DATA.json and .png and prints, for each method, the mean over seeds of the mean average
+precision of a width in its own gallery and across widths, and how many of the six pairs are compatible: the wider
+one's queries find more in the narrower one's gallery than the narrower one's own (BCT's criterion).
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import app, flags
+
+from experiments.provenance import call, provenance
+from mrl_jax import extract, matched_sets, results, trained, writers
+from mrl_jax.evals import compatibility
+
+CONFIG = "configs/sfsc_resnet.py"
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+NAMES = tuple(f"w{width:g}" for width in WIDTHS)
+METRICS = ("map", "cmc@1")
+ALONE = ("independent", "bct")
+FROM_FULL = "_from_full"  # after the name of a method: it starts from the trained full width, as BCT does
+SPLITS = ("query", "gallery")
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/sfsc_icons", "Where the runs and their features go.")
+NPZ = flags.DEFINE_string("npz", "", "The pictures that `experiments.emoji_identities` takes, instead of icons.")
+METHODS = flags.DEFINE_list(
+    "methods",
+    ["sfsc", "joint", "bct", "independent", "uncertainty", "projection", "sfsc_from_full", "joint_from_full"],
+    "Words of the config; with _from_full after it a method starts from the trained full width.",
+)
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run of every model per seed.")
+DIM = flags.DEFINE_integer("dim", 128, "Of the embedding, which is not nested; 0 nests 8, 16, ..., 128.")
+STEPS = flags.DEFINE_integer("steps", 1000, "Updates of 64 images.")
+BASE_WIDTH = flags.DEFINE_integer("base_width", 16, "Channels of the full width's first stage.")
+OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
+
+
+def data() -> list[str]:
+    """The options that choose the images; prepares them where they are not there."""
+    if not NPZ.value:
+        return ["--config.data.name=icons:identities", "--config.data.eval_split=query"]
+    folder = pathlib.Path(WORKDIR.value) / "data" / "emoji"
+    if not (folder / "manifest.json").exists():
+        call("emoji_identities", f"--npz={NPZ.value}", f"--data_dir={folder}", package="experiments")
+    return [
+        "--config.data.name=array_record:emoji",
+        f"--config.data.dir={folder.parent}",
+        "--config.data.train_ops=decode(3)|random_shift(4)",
+        "--config.data.eval_ops=decode(3)",
+        "--config.data.eval_split=query",
+    ]
+
+
+def train(name: str, mode: str, seed: str, *options: str) -> pathlib.Path:
+    """Trains one run if it is not there, and returns its folder."""
+    workdir = pathlib.Path(WORKDIR.value) / f"{name.replace('=', '')}_seed{seed}"
+    if not (workdir / "report.html").exists():
+        nesting = f",ff={DIM.value}" if DIM.value else ""
+        own = [f"--config={CONFIG}:{mode}{nesting}", f"--workdir={workdir}", f"--config.seed={seed}"]
+        size = [f"--config.total_steps={STEPS.value}", f"--config.model.base_width={BASE_WIDTH.value}"]
+        call("train", *own, "--config.evals={}", *size, *data(), *options)
+    return workdir
+
+
+def models(method: str, seed: str) -> list[tuple[pathlib.Path, float]]:
+    """For each of WIDTHS the run that has it, and which of the run's widths it is."""
+    if method not in ALONE:
+        mode = method.removesuffix(FROM_FULL)
+        start = [f"--config.init.path={full(seed)}"] if mode != method else []
+        run = train(method, mode, seed, *start)
+        return [(run, width) for width in WIDTHS]
+    if method == "bct":
+        start = [f"--config.init.path={full(seed)}"]
+        narrow = [train(f"bct={width:g}", f"bct={width:g}", seed, *start) for width in WIDTHS[:-1]]
+        return [(run, 1.0) for run in (*narrow, full(seed))]
+    alone = [f"independent={width:g}" for width in WIDTHS]
+    return [(train(mode, mode, seed), 1.0) for mode in alone]
+
+
+def full(seed: str) -> pathlib.Path:
+    """The run of the full width alone."""
+    return train("independent=1", "independent=1", seed)
+
+
+def embed(run: pathlib.Path, width: float) -> dict[str, str]:
+    """The features of queries and gallery by one width: their folders by split."""
+    step = trained.choose_step(run, None)
+    base = trained.config_of(run, step)
+    found = {}
+    for split in SPLITS:
+        out = run / "features" / f"w{width:g}" / split
+        extract.extract(run, step, trained.over(base, None, split, None, None), out, width=width)
+        found[split] = str(out)
+    return found
+
+
+def matrices(method: str, seed: str) -> dict[str, dict[str, list]]:
+    """By metric and dim the fractions (4, 4): a row per width of the queries, a column per width of the gallery."""
+    file = pathlib.Path(WORKDIR.value) / f"{method}_seed{seed}.json"
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    folders = {name: embed(*model) for name, model in zip(NAMES, models(method, seed))}
+    sets = matched_sets.open_sets(*({name: found[split] for name, found in folders.items()} for split in SPLITS))
+    found = {metric: {str(dim): np.zeros((len(NAMES),) * 2) for dim in sets.dims} for metric in METRICS}
+    for dim in sets.dims:
+        for i, queries in enumerate(sets.queries.values()):
+            for j, gallery in enumerate(sets.galleries.values()):
+                for metric, value in compatibility.measure(queries, gallery, sets.matching, METRICS, dim).items():
+                    found[metric][str(dim)][i, j] = value
+    plain = {metric: {dim: matrix.tolist() for dim, matrix in by_dim.items()} for metric, by_dim in found.items()}
+    writers.write_json(file, plain)
+    return plain
+
+
+def summary(matrix_Sxmxm: Sequence[Sequence]) -> dict:
+    """What the fractions of several seeds say, in percent: means and sample standard deviations over seeds.
+
+    `self` by width, queries and gallery of one model; `mean_self`; `cross`, the mean of all pairs of different widths;
+    `upgraded`, of each seed, how many of the pairs hold BCT's criterion, of `pairs`.
+    """
+    percent = [100 * np.asarray(matrix) for matrix in matrix_Sxmxm]
+    others = ~np.eye(len(percent[0]), dtype=bool)
+    judged = [compatibility.compatible_pairs(matrix) for matrix in percent]
+    return {
+        "self": {name: _over_seeds([m[i, i] for m in percent]) for i, name in enumerate(NAMES)},
+        "mean_self": _over_seeds([np.diag(m).mean() for m in percent]),
+        "cross": _over_seeds([m[others].mean() for m in percent]),
+        "upgraded": [len(found.upgraded) for found in judged],
+        "served": [len(found.served) for found in judged],
+        "pairs": judged[0].pairs,
+        "matrix": np.mean(percent, axis=0).round(2).tolist(),
+        "seeds": [m.round(2).tolist() for m in percent],
+    }
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, float]:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(float(np.mean(values)), 2), "std": round(float(spread), 2)}
+
+
+def table(rows: Mapping[str, Mapping]) -> list[str]:
+    """One line a method, in percent."""
+    header = "".join(f"{name:>14}" for name in (*(f"{name} self" for name in NAMES), "cross"))
+    lines = [f"{'mAP, %':12}{header}   compatible"]
+    for method, row in rows.items():
+        cells = "".join(f"{x['mean']:8.2f}±{x['std']:5.2f}" for x in (*row["self"].values(), row["cross"]))
+        lines.append(f"{method:12}{cells}   {row['upgraded']} of {row['pairs']}")
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    del argv
+    seeds = SEEDS.value
+    found = {}
+    # Seeds outside: what is there after the first is whole.
+    for seed in seeds:
+        for method in METHODS.value:
+            found.setdefault(method, []).append(matrices(method, seed))
+    dims = list(found[METHODS.value[0]][0]["map"])
+    rows = {
+        metric: {
+            dim: {method: summary([one[metric][dim] for one in runs]) for method, runs in found.items()} for dim in dims
+        }
+        for metric in METRICS
+    }
+    name = "emoji" if NPZ.value else "icons"
+    name += "" if DIM.value else "_nested"
+    own = [f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(seeds)}", f"--dim={DIM.value}"]
+    own += [f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
+    record = {
+        "command": " ".join(["python -m experiments.sfsc", *(["--npz=emoji_64.npz"] if NPZ.value else []), *own]),
+        "config": CONFIG,
+        **provenance(),
+        "unit": "percent; rows of a matrix are widths of the queries, columns of the gallery",
+        "rows": rows,
+    }
+    out = pathlib.Path(OUT.value)
+    writers.write_json(out / f"sfsc_{name}.json", record)
+    for dim in dims:
+        print(f"{dim} dims, identities of {name} not seen in training, {len(seeds)} seeds")
+        print("\n".join(table(rows["map"][dim])))
+    first = METHODS.value[0]
+    title = f"{first}: mAP, %, identities not seen in training, {dims[-1]} dims"
+    matrix = rows["map"][dims[-1]][first]["matrix"]
+    results.draw(
+        out,
+        results.HeatMap(f"sfsc_{name}", title, NAMES, NAMES, matrix, "width of the gallery", "width of the queries"),
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
