@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mrl_jax.losses.negatives import check_negatives, rivals
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
 from mrl_jax.losses.tiles import Layout, Side, every_pair, replace
 from mrl_jax.losses.types import NestedLoss
@@ -22,7 +23,7 @@ class _Saved(NamedTuple):
     The matching pair is no rival of itself: the loss of a pair that is all but certain keeps its digits.
     """
 
-    row: jax.Array  # log-sum-exp of the rivals among the columns
+    row: jax.Array  # log-sum-exp of the rivals among the columns, and of those that a row has besides
     column: jax.Array  # and among the rows
     label: jax.Array  # the logit of the matching pair
     shift: jax.Array
@@ -38,7 +39,7 @@ class Contrastive(NamedTuple):
 
     biased: bool = False
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias):
+    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias, others):
         """Log-sum-exps of rows and columns."""
         shift = jnp.maximum(jnp.abs(scale) - _RANGE, 0.0)
         row, column, label, correct, least = _bounded(layout, u, v, scale, shift)
@@ -48,6 +49,8 @@ class Contrastive(NamedTuple):
         row, column, label, correct = lax.cond(
             bounded, lambda: (row, column, label, correct), lambda: _with_maxima(layout, u, v, scale)
         )
+        if others is not None:
+            row = jnp.logaddexp(row, others)
         loss = 0.5 * (jax.nn.softplus(row - label) + jax.nn.softplus(column - label))
         return loss, correct, _Saved(row, column, label, shift, bounded)
 
@@ -73,6 +76,10 @@ class Contrastive(NamedTuple):
             return run(separate, *((layout.cut(half), layout.cut(x)) for x in (row, column)), matching)
 
         return lax.cond(saved.bounded, one, two)
+
+    def by_others(self, saved: _Saved, weights_GxB, others_GxB):
+        """Half the softmax of the row."""
+        return 0.5 * weights_GxB * jnp.exp(others_GxB - jnp.logaddexp(saved.row, saved.label))
 
 
 def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
@@ -138,12 +145,18 @@ def nested_contrastive(
     chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     ids_B: jax.Array | None = None,
+    negatives_BxKxD: jax.Array | None = None,
+    negative_ids_BxK: jax.Array | None = None,
 ) -> NestedLoss:
     """Nested contrastive loss: row i of u matches row i of v, every other row of v is a negative, and the reverse.
 
     The logits of dim m are scale x the cosines of the first m features; the loss of an example is half the softmax
     cross-entropy of its row and half that of its column. `correct` tells that the pair is ranked first in its row of u.
     Costs 8BBD multiply-adds where one plain loss costs 6, and no memory that grows with B x B (see `pairs`).
+
+    Hard negatives (query, positive, negative, ...) are rivals of the match in their own row alone: a negative was
+    found for one query, and for another may be a right answer. They take part in the row's softmax and in `correct`,
+    not in the columns', as no row of u belongs to them.
 
     Inside `jax.shard_map`, with the batch shared among the devices of `axis_name`, the loss is that of the whole batch:
     `total` and `per_dim` are the same on all devices, `correct` is about the rows at hand, and memory per device falls
@@ -157,10 +170,22 @@ def nested_contrastive(
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
       ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other.
+      negatives_BxKxD: K hard negatives of each row of u, as u in dtype and dims; None for none.
+      negative_ids_BxK: integers; a negative with its own row's id in ids_B is the match itself, and left out.
+
+    Returns:
+      The loss; where negatives are given, `ahead` tells that the match is ahead of its row's own.
 
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
     check_pairs(u_BxD, v_BxD, nesting, ids_B)
     scale = check_scalar("scale", scale)
-    return nested_pairs(Contrastive(), u_BxD, v_BxD, scale, jnp.zeros(()), nesting, chunk, axis_name, ids_B)
+    arguments = (Contrastive(), u_BxD, v_BxD, scale, jnp.zeros(()), nesting, chunk, axis_name, ids_B)
+    if negatives_BxKxD is None:
+        return nested_pairs(*arguments)
+    check_negatives(u_BxD, negatives_BxKxD, ids_B, negative_ids_BxK)
+    masked_BxK = None if negative_ids_BxK is None else negative_ids_BxK == ids_B[:, None]
+    others_GxB, ahead_GxB = rivals(u_BxD, v_BxD, negatives_BxKxD, scale, nesting, masked_BxK)
+    found = nested_pairs(*arguments, others_GxB)
+    return found._replace(correct=found.correct & ahead_GxB, ahead=ahead_GxB)

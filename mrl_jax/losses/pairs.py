@@ -37,8 +37,11 @@ class Criterion(Protocol):
 
     biased: bool  # whether the loss depends on the bias
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale: jax.Array, bias: jax.Array):
-        """Per-example losses (G, B), `correct` (G, B), and what `residuals` needs."""
+    def statistics(self, layout: Layout, u: Side, v: Side, scale: jax.Array, bias: jax.Array, others):
+        """Per-example losses (G, B), `correct` (G, B) among all rows of v, and what `residuals` needs.
+
+        `others` (G, B) is the log-sum-exp of rivals that a row of u has besides the rows of v, or None.
+        """
 
     def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, scale, bias):
         """`run(residual, row_extra, column_extra, matching_GxB)`, with the derivatives by the logits.
@@ -46,6 +49,9 @@ class Criterion(Protocol):
         `residual(g, cosine_scaled, row, column)` is that of one level of a tile of pairs that do not match, and
         matching_GxB the one of the pairs that do. weights_GxB are the derivatives by the per-example losses.
         """
+
+    def by_others(self, saved, weights_GxB: jax.Array, others_GxB: jax.Array) -> jax.Array:
+        """The derivative by `others`, (G, B); only of losses that are given any."""
 
 
 def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | None) -> None:
@@ -67,14 +73,16 @@ def check_scalar(name: str, value) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
-def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name, ids) -> NestedLoss:
+def nested_pairs(
+    criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name, ids, others=None
+) -> NestedLoss:
     """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
-    arguments = (u, v, scale, bias)
-    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arguments))
+    arguments = (u, v, scale, bias, others)
+    varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(arguments)))
     if axis_name is not None and varying:
         varying |= set(axis_name if isinstance(axis_name, tuple) else (axis_name,))
     layout = make_layout(nesting, u.shape[0], chunk, axis_name, sorted(varying))
-    loss_GxB, correct_GxB = _pairs(criterion, layout, *layout.vary(arguments), layout.vary(ids))
+    loss_GxB, correct_GxB = _pairs(criterion, layout, *layout.vary((*arguments, ids)))
     per_dim = loss_GxB.sum(axis=1)
     if axis_name is not None:
         per_dim = lax.psum(per_dim, axis_name)
@@ -83,18 +91,19 @@ def nested_pairs(criterion: Criterion, u, v, scale, bias, nesting: Nesting, chun
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, ids):
+def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids):
     """Per-example losses and `correct`, (G, B) each."""
-    return _forward(criterion, layout, u, v, scale, bias, ids)[0]
+    return _forward(criterion, layout, u, v, scale, bias, others, ids)[0]
 
 
-def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, ids):
-    loss, correct, saved = criterion.statistics(layout, layout.side(u, ids), layout.side(v, ids), scale, bias)
-    return (loss, correct), (u, v, scale, bias, ids, saved)
+def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids):
+    sides = layout.side(u, ids), layout.side(v, ids)
+    loss, correct, saved = criterion.statistics(layout, *sides, scale, bias, others)
+    return (loss, correct), (u, v, scale, bias, others, ids, saved)
 
 
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
-    u, v, scale, bias, ids, saved = residuals
+    u, v, scale, bias, others, ids, saved = residuals
     rows, columns = layout.side(u, ids), layout.side(v, ids)
 
     def run(residual, row_extra, column_extra, matching_GxB):
@@ -104,7 +113,8 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
-    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, None
+    d_others = None if others is None else criterion.by_others(saved, cotangents[0], others)
+    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, d_others, None
 
 
 _pairs.defvjp(_forward, _backward)

@@ -51,14 +51,21 @@ def nested_masked_lm(z_BxSxD, kernel_DxV, bias_V, targets_BxS, nesting: Nesting)
     return nested_softmax(z_BxSxD[rows, columns], kernel_DxV, bias_V, targets_BxS[rows, columns], nesting)
 
 
-def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting) -> NestedLoss:
-    """Half the softmax cross-entropy of every row of scaled cosines, half that of every column."""
+def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting, *, negatives_BxKxD=None) -> NestedLoss:
+    """Half the softmax cross-entropy of every row of scaled cosines, half that of every column.
+
+    A row has the logits of its own negatives after those of all columns.
+    """
     losses, correct, own = [], [], jnp.arange(len(u_BxD))
     for m in nesting.dims:
         logits = (scale * (truncate(u_BxD, m) @ truncate(v_BxD, m).T)).astype(jnp.float32)
-        rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
+        wide = logits
+        if negatives_BxKxD is not None:
+            more = scale * jnp.einsum("bd,bkd->bk", truncate(u_BxD, m), truncate(negatives_BxKxD, m))
+            wide = jnp.concatenate([logits, more.astype(jnp.float32)], axis=1)
+        rows, columns = jax.nn.log_softmax(wide, axis=1), jax.nn.log_softmax(logits, axis=0)
         losses.append(-0.5 * (jnp.diagonal(rows) + jnp.diagonal(columns)))
-        correct.append(logits.argmax(axis=1) == own)
+        correct.append(wide.argmax(axis=1) == own)
     return _weigh(losses, correct, nesting)
 
 

@@ -16,7 +16,7 @@ class Sigmoid(NamedTuple):
 
     biased: bool = True
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias):
+    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias, others):
         """Sums over the rivals and the largest of them, by row."""
 
         def tile(row, column, state, _, diagonal):
