@@ -65,8 +65,9 @@ def default() -> ml_collections.ConfigDict:
         "eval_ops": "decode",
         # (fraction of the run, size) points of a line, rounded to a multiple; none: the sizes of train_ops
         "resolution": {"points": (), "multiple": 32},
-        # ids of a text, 0: as prepared; the share of its pieces to be guessed, whole words or single pieces
-        "text": {"context": 0, "mask": 0.15, "whole_word": False},
+        # ids of a text, 0: as prepared; the share of its pieces to be guessed, whole words or single pieces; hard
+        # negatives of each pair of texts in training
+        "text": {"context": 0, "mask": 0.15, "whole_word": False, "negatives": 0},
         "eval_batch_size": 256,
         "mean": (0.5,),  # per channel, of images in 0..1
         "std": (0.5,),
@@ -198,6 +199,7 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
     """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken."""
     with c.unlocked():
         text = "" if c.data.kind == "image" else ",context=16,vocabulary=64"
+        text += f",negatives={c.data.text.negatives}" if c.data.text.negatives else ""
         c.data.name = f"synthetic:size={size},channels={channels},classes=8,examples=64{text}"
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
         c.data.mixture = ()

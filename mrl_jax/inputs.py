@@ -1,5 +1,6 @@
 """The input side of a config: its data, what becomes of a record by the kind of data, and the shapes of a batch."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,13 @@ from mrl_jax.data.text import transforms
 from mrl_jax.data.text.tokenizer import Tokenizer
 
 NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")
+# The fields of data.text that each kind of data reads.
+TEXT_FIELDS = {
+    "image": (),
+    "masked_text": ("context", "mask", "whole_word"),
+    "image_text": ("context",),
+    "text_pair": ("context", "negatives"),
+}
 
 
 class Transforms(NamedTuple):
@@ -66,6 +74,15 @@ def train_source(data: ml_collections.ConfigDict) -> sources.Source:
     return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
 
 
+def check_negatives(wanted: int, source: sources.Source) -> None:
+    """Raises ValueError unless each pair of a source has as many hard negatives as data.text.negatives wants."""
+    if not 0 <= wanted <= source.negatives:
+        raise ValueError(
+            f"data.text.negatives={wanted}, and dataset {source.name!r} has {source.negatives} hard negatives a pair: "
+            "prepare it with --negatives_key, or set it to " + (f"0..{source.negatives}" if source.negatives else "0")
+        )
+
+
 def eval_source(config: ml_collections.ConfigDict, split: str) -> sources.Source:
     """A split to evaluate on."""
     return sources.load(config.data.name, split, data_dir=config.data.dir)
@@ -102,6 +119,17 @@ def check_tokenizer(trained: str | None, source: sources.Source, where: str) -> 
         )
 
 
+def check_text(kind: str, text: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises ValueError for a field of data.text that is set, and that no record of this kind has a use for."""
+    for name, value in text.items():
+        if name not in TEXT_FIELDS[kind] and value != defaults[name]:
+            kinds = [other for other, names in TEXT_FIELDS.items() if name in names]
+            raise ValueError(
+                f"data.text.{name}={value!r} has no meaning for data.kind={kind!r}: set it to {defaults[name]!r}, or "
+                f"data.kind to one of {kinds}"
+            )
+
+
 def _images(config, source):
     data = config.data
     found = resolution.specs(data.train_ops, data.resolution.points, data.resolution.multiple, config.total_steps)
@@ -124,8 +152,8 @@ def _image_text(config, source):
 
 
 def _text_pair(config, source):
-    own = transforms.Pair(source.vocabulary, _context(config, source))
-    return Transforms([(0, own)], own)
+    own, negatives = transforms.Pair(source.vocabulary, _context(config, source)), config.data.text.negatives
+    return Transforms([(0, dataclasses.replace(own, negatives=negatives))], own)
 
 
 def _context(config, source):

@@ -122,6 +122,15 @@ def check_mix(name: str, mix: str) -> None:
         )
 
 
+def check_negatives(name: str, negatives: int) -> None:
+    """Raises ValueError where hard negatives are asked for, and the objective `name` takes none."""
+    if negatives and name not in HARD:
+        raise ValueError(
+            f"data.text.negatives={negatives} gives hard negatives, and loss.name={name!r} takes none: set it to 0, or "
+            f"loss.name to one of {list(HARD)}"
+        )
+
+
 def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
     """Nested softmax cross-entropy over the vocabulary at the masked places, whose `targets` (B, S) the batch has."""
 
@@ -139,11 +148,14 @@ def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked")
     """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
 
     Rows with the same `caption` are no negatives of each other where duplicates is "masked"; "negatives": they are.
+    Where the model gives `pair/negatives` (B, K, D), they are hard negatives of their own row, those with its caption
+    left out in the same way.
     """
     choose("loss.duplicates", duplicates, DUPLICATES)
 
-    def loss(u, v, scale, bias, ids, axis_name):
-        return losses.nested_contrastive(u, v, scale, nesting, chunk=chunk or None, axis_name=axis_name, ids_B=ids)
+    def loss(u, v, scale, bias, ids, hard, axis_name):
+        options = {"chunk": chunk or None, "axis_name": axis_name, "ids_B": ids}
+        return losses.nested_contrastive(u, v, scale, nesting, **options, **hard)
 
     return _of_pairs(loss, duplicates)
 
@@ -152,7 +164,7 @@ def sigmoid(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> 
     """Nested sigmoid loss of all pairs of the embeddings `z` and `pair/z`; otherwise as `contrastive`."""
     choose("loss.duplicates", duplicates, DUPLICATES)
 
-    def loss(u, v, scale, bias, ids, axis_name):
+    def loss(u, v, scale, bias, ids, hard, axis_name):
         return losses.nested_sigmoid(u, v, scale, bias, nesting, chunk=chunk or None, axis_name=axis_name, ids_B=ids)
 
     return _of_pairs(loss, duplicates)
@@ -162,14 +174,17 @@ def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Object
     """The objective of a loss of all pairs; over several devices each has its rows, and the negatives of all."""
 
     def objective(z, out, batch):
-        ids = batch["caption"] if duplicates == "masked" else None
-        arguments = (z, out["pair/z"], out["pair/scale"], out["pair/bias"], ids)
+        ids, hard = batch["caption"] if duplicates == "masked" else None, {}
+        if "pair/negatives" in out:
+            hard["negatives_BxKxD"] = out["pair/negatives"]
+            hard["negative_ids_BxK"] = None if ids is None else batch["negative_captions"]
+        arguments = (z, out["pair/z"], out["pair/scale"], out["pair/bias"], ids, hard)
         axes = tuple(a for a in BATCH_AXES if jax.sharding.get_abstract_mesh().shape.get(a, 1) > 1)
         if not axes:
             return loss(*arguments, None)
         rows = P(axes)
-        specs = (rows, rows, P(), P(), None if ids is None else rows)
-        results = losses.NestedLoss(P(), P(), P(None, axes))
+        specs = (rows, rows, P(), P(), *jax.tree.map(lambda _: rows, (ids, hard)))
+        results = losses.NestedLoss(P(), P(), P(None, axes), ahead=P(None, axes) if hard else None)
         local = functools.partial(loss, axis_name=axes)
         return jax.shard_map(local, in_specs=specs, out_specs=results, axis_names=set(axes))(*arguments)
 
@@ -205,6 +220,7 @@ KINDS = {
     "softmax": ("image",),
 }
 JOINT = ("contrastive", "sigmoid")  # those in which all examples of a batch meet
+HARD = ("contrastive",)  # those that take hard negatives
 MULTI_LABEL = ("binary",)  # those that take several labels an example
 MIXED = ("binary", "softmax")  # those that take two labels a row, see `mixing`
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from mrl_jax import config as defaults
 from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, surgery, switchable, trees, widths
 from mrl_jax.choices import choose, pick
 from mrl_jax.data import pipeline, sampling, sources
@@ -87,7 +88,10 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
             f"loss.name={config.loss.name!r} is for data.kind in {objectives.KINDS[config.loss.name]}, and "
             f"data.kind={config.data.kind!r}: set one of the two"
         )
+    inputs.check_text(config.data.kind, config.data.text, defaults.default().data.text)
+    objectives.check_negatives(config.loss.name, config.data.text.negatives)
     source = inputs.train_source(config.data)
+    inputs.check_negatives(config.data.text.negatives, source)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     stages = inputs.batches(config, source)

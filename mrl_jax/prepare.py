@@ -15,6 +15,8 @@ python -m mrl_jax.prepare corpus.txt --data_dir=data/corpus --tokenizer=tokenize
 python -m mrl_jax.prepare pairs.csv --data_dir=data/pairs --image_key=path --text_key=caption --tokenizer=tokenizer.json
 python -m mrl_jax.prepare sts.tsv --data_dir=data/sts --text_key=sentence1,sentence2 --score_key=score \
   --tokenizer=tokenizer.json
+python -m mrl_jax.prepare mined.jsonl --data_dir=data/mined --text_key=query,positive --negatives_key=negatives \
+  --tokenizer=tokenizer.json
 
 The same command goes on after a kill, and writes the same bytes.
 """
@@ -33,7 +35,7 @@ from mrl_jax.data.preparing.layouts import LAYOUTS
 from mrl_jax.data.preparing.spec import Spec, parse_splits
 
 READER_FLAGS = (
-    *("image_key", "label_key", "text_key", "score_key", "split_key"),
+    *("image_key", "label_key", "text_key", "score_key", "negatives_key", "split_key"),
     *("label_separator", "root", "source_dir", "camera_key"),
 )
 
@@ -136,6 +138,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("label_key", None, "The column, array, or field of a sample's json that holds the labels.")
     flags.DEFINE_string("text_key", None, "Where the text is; two columns of a list, as in a,b, for texts that match.")
     flags.DEFINE_string("score_key", None, "Lists of two texts: the column that says how alike they are.")
+    flags.DEFINE_string(
+        "negatives_key", None, "Lists of two texts: the columns of hard negatives of the first, equally many a row."
+    )
     flags.DEFINE_string("tokenizer", "", "The tokenizer.json that texts are made into ids with.")
     flags.DEFINE_integer("context", 128, "The most ids of a text, [CLS] and [SEP] among them.")
     flags.DEFINE_bool("pack", False, "Lays texts end to end in rows of --context ids, for masked language modelling.")

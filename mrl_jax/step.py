@@ -227,6 +227,8 @@ def measure(nested: NestedLoss, nesting: Nesting, prefix: str = "") -> dict[str,
         values[f"train/{prefix}loss@{m}"] = nested.per_dim[g]
         if accuracy is not None:
             values[f"train/{prefix}accuracy@{m}"] = accuracy[g]
+        if nested.ahead is not None:
+            values[f"train/{prefix}ahead_of_negatives@{m}"] = jnp.mean(nested.ahead[g], dtype=jnp.float32)
         if nested.uncertainty is not None:
             values[f"train/{prefix}uncertainty@{m}"] = jnp.mean(nested.uncertainty[g])
     return values

@@ -83,7 +83,7 @@ def test_the_log_has_the_temperature_and_the_accuracy_of_retrieval(plain):
         ({"nesting__dims": (4, 16)}, "ends at 16, but the embedding has 32"),
         ({"loss__duplicates": "none"}, r"loss\.duplicates='none'"),
         ({"batch_size": 12}, r"not divisible by the 8 devices"),
-        ({"data__text": {"context": 2, "mask": 0.15, "whole_word": False}}, r"data\.text\.context=2"),
+        ({"data__text__context": 2}, r"data\.text\.context=2"),
         ({"head": "mrl"}, "head='mrl' is not one of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -1,24 +1,105 @@
-"""A run on pairs of texts, to the values of its evaluation."""
+"""Runs on pairs of texts, with hard negatives and without, to the values of their evaluation."""
 
+import json
+
+import jax
+import numpy as np
+import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import results, train
+from mrl_jax import parts, results, sharding, train, trees
+from mrl_jax.losses import nested_contrastive
 
 DATA = "synthetic:size=8,channels=1,classes=20,examples=48,context=8,vocabulary=40"
 
 
+def config(**overrides):
+    own = {
+        "data__name": f"{DATA},negatives=2",
+        "data__kind": "text_pair",
+        "head": "none",
+        "model": defaults.bert("mu") | {"dropout": 0.0, "pool": "mean"},
+        "loss": {"name": "contrastive", "chunk": 0, "duplicates": "masked"},
+        "optim": defaults.sgd(0.1),
+        "evals": {},
+        "total_steps": 2,
+    }
+    return tiny.config(**own | overrides)
+
+
 def test_sentence_embeddings_are_trained_and_searched(tmp_path):
-    config = tiny.config(
-        data__name=DATA,
-        data__kind="text_pair",
-        head="none",
-        model=defaults.bert("mu") | {"dropout": 0.0, "pool": "mean"},
-        loss={"name": "contrastive", "chunk": 0, "duplicates": "negatives"},
-        evals={"pairs": {"name": "pair_retrieval", "every": 0, "split": "test", "dims": ()}},
-        total_steps=2,
-    )
-    assert train.train(config, tmp_path)
+    evals = {"pairs": {"name": "pair_retrieval", "every": 0, "split": "test", "dims": ()}}
+    assert train.train(config(data__text__negatives=2, evals=evals), tmp_path)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("train/ahead_of_negatives@4" in line for line in logged)
     values = results.read(tmp_path)["pairs"]["values"]
     assert {"to_pair_r1@4", "from_pair_r10@32", "ndcg10@8", "mrr10@8"} <= values.keys()
     assert not any(name.startswith("spearman") for name in values), "the data have no scores"
+
+
+def update(run):
+    """The parameters after an update, and what it measured."""
+    with jax.set_mesh(run.mesh):
+        state, batches = parts.init_state(run), parts.train_batches(run, 0)
+        batch = next(batches)
+        batches.close()
+        before = jax.device_get(state.params)  # the update takes the state's memory
+        state, measured = parts.jit_train_step(run)(state, sharding.to_devices(batch, run.mesh))
+    return batch, before, jax.device_get(trees.flatten(state.params)), jax.device_get(measured)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    run = parts.assemble(config(data__text__negatives=2), sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    return run, *update(run)
+
+
+def test_negatives_reach_the_loss_of_their_row(one_device):
+    run, batch, params, _, measured = one_device
+    assert batch["negatives"].shape == (16, 2, 8)
+    apply = jax.jit(run.model.apply, static_argnames="train")
+    z, out = apply({"params": params}, batch, train=False)
+    again, _ = apply({"params": params}, {"tokens": batch["negatives"][:, 1]}, train=False)
+    np.testing.assert_allclose(out["pair/negatives"][:, 1], again, rtol=1e-4, atol=1e-5)
+    hard = {"negatives_BxKxD": out["pair/negatives"], "negative_ids_BxK": batch["negative_captions"]}
+    arguments = (z, out["pair/z"], out["pair/scale"], run.nesting)
+    expected = nested_contrastive(*arguments, ids_B=batch["caption"], **hard)
+    np.testing.assert_allclose(measured["train/loss"], expected.total, rtol=1e-4)
+    np.testing.assert_allclose(measured["train/ahead_of_negatives@8"], expected.ahead[1].mean(), rtol=1e-5)
+    assert expected.total > nested_contrastive(*arguments, ids_B=batch["caption"]).total
+
+
+def test_microbatches_on_eight_devices_give_the_update_of_one(one_device):
+    _, _, after, measured = update(parts.assemble(config(data__text__negatives=2, accumulate=2)))
+    assert measured.keys() == one_device[4].keys()
+    for name, value in measured.items():
+        np.testing.assert_allclose(value, one_device[4][name], rtol=1e-4, err_msg=name)
+    for name, value in after.items():
+        np.testing.assert_allclose(value, one_device[3][name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__text__negatives": 3}, r"data\.text\.negatives=3, and dataset .* has 2 .* or set it to 0\.\.2"),
+        (
+            {"data__text__negatives": 1, "data__name": DATA},
+            r"has 0 hard negatives a pair: prepare it with --negatives_k",
+        ),
+        (
+            {"data__text__negatives": 1, "loss": {"name": "sigmoid", "chunk": 0, "duplicates": "masked"}},
+            r"data\.text\.negatives=1 .* loss\.name='sigmoid' takes none",
+        ),
+        ({"data__text__mask": 0.2}, r"data\.text\.mask=0\.2 has no meaning for data\.kind='text_pair'"),
+        (
+            {"data__text__context": 9, "data__kind": "image", "loss__name": "softmax"},
+            r"data\.text\.context=9 has no meaning for data\.kind='image': set it to 0, or data\.kind to one of \['ma",
+        ),
+        ({"data__name": f"{DATA},negatives=2,classes=1"}, "negatives need texts, and classes > 1"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        parts.assemble(config(**change))

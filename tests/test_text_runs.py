@@ -80,7 +80,7 @@ def test_another_tokenizer_is_refused(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data__text": {"context": 0, "mask": 1.0, "whole_word": False}}, r"data\.text\.mask=1\.0 must be in"),
+        ({"data__text__mask": 1.0}, r"data\.text\.mask=1\.0 must be in"),
         ({"data__kind": "text_pair", "loss__name": "contrastive"}, r"needs records with \['tokens', 'tokens_2'\]"),
         ({"head": "mrl"}, "head='mrl' is not one of"),
         ({"model__positions": 8}, r"texts of 16 tokens are longer than model\.positions=8"),

@@ -3,7 +3,8 @@
 The format is data only (no pickle), and says itself how to read it. Line: {"image": [32, 32, 1], "label": 7} for a raw
 uint8 array in row-major order; {"image": null, "label": 7} where the rest is an encoded file (JPEG, PNG, ...). An
 example of several classes has them in a list: "label": [7, 3]. An example with text has its token ids in the fields
-"tokens" and, where it has a second text, "tokens_2"; one without an image is the first line alone.
+"tokens" and, where it has a second text, "tokens_2"; "negatives" are lists of them, of texts that do not belong to the
+first. One without an image is the first line alone.
 """
 
 import json
@@ -21,11 +22,16 @@ FIELDS = ("camera", "template", "media")
 def encode(record: Record) -> bytes:
     """A record {"image": uint8 (H, W, C) or encoded bytes, any other field: int or ints} as bytes.
 
+    One of texts alone, {"tokens", ...}, may have "negatives": several of ints.
+
     Raises:
       ValueError: where the image is neither, or another field is neither an integer nor a list of them.
     """
     if "image" not in record and "tokens" in record:
-        return json.dumps({name: _integers(name, value) for name, value in record.items()}).encode() + b"\n"
+        texts = {name: _integers(name, value) for name, value in record.items() if name != "negatives"}
+        if "negatives" in record:
+            texts["negatives"] = [_integers("negatives", tokens) for tokens in record["negatives"]]
+        return json.dumps(texts).encode() + b"\n"
     image = record["image"]
     if isinstance(image, bytes):
         shape, body = None, image

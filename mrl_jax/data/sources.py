@@ -31,6 +31,7 @@ class Source:
       fields: the integers that every record has besides its label, of `records.FIELDS`.
       vocabulary: of the token ids in its records, or None where they have no text.
       context: the most ids of a text.
+      negatives: the hard negatives that each pair of texts has.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     fields: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
     context: int = 0
+    negatives: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,11 @@ def concatenate(parts: Sequence[Source]) -> Source:
             raise ValueError(
                 f"data.mixture: {first.name!r} and {part.name!r} were prepared with different tokenizers: take one"
             )
+        if part.negatives != first.negatives:
+            raise ValueError(
+                f"data.mixture: {first.name!r} has {first.negatives} hard negatives a pair, {part.name!r} has "
+                f"{part.negatives}: prepare the parts with equally many"
+            )
         if not len(part.records):
             raise ValueError(f"data.mixture: dataset {part.name!r} split {part.split!r} has no records")
     name, split = (" + ".join(getattr(part, field) for part in parts) for field in ("name", "split"))
@@ -105,7 +112,7 @@ def load(name: str, split: str, *, data_dir: str | pathlib.Path) -> Source:
       "icons:identities": the same drawings for open-set retrieval (`icon_identities`); splits train, query, gallery.
       "icons:names": the same drawings with their names as captions (`icon_names`); pip install 'mrl_jax[text]'.
       "synthetic" or "synthetic:size=224,channels=3,classes=1000,examples=256": made up; splits train and test. With
-        context=16,vocabulary=64 texts too.
+        context=16,vocabulary=64 texts too, and with negatives=2 so many hard negatives of each pair.
       "array_record:PATH": a directory in our own format (`array_records`); PATH may be relative to `data_dir`.
       "tfds:NAME": a TFDS dataset that was built in array_record format under `data_dir`; splits as TFDS spells
         them, such as "train[:99%]".
@@ -131,7 +138,7 @@ def _icons(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
 def _synthetic(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
     records = synthetic.records(rest, split)
     counts = tuple(len(range(c, records.examples, records.classes)) for c in range(records.classes))
-    text = {"vocabulary": records.words(), "context": records.context}
+    text = {"vocabulary": records.words(), "context": records.context, "negatives": records.negatives}
     return Source(name, split, records, records.classes, class_counts=counts, **text)
 
 
@@ -162,7 +169,8 @@ def _open(name: str, split: str, directory: pathlib.Path) -> Source:
     # Datasets written before there were several labels say nothing of them.
     most, fields = manifest.get("max_labels", 1), tuple(manifest.get("fields", ()))
     own = manifest.get("text")  # None: of images alone
-    text = (_vocabulary(directory, own), own["context"]) if own else (None, 0)
+    # Texts prepared before there were hard negatives say nothing of them.
+    text = (_vocabulary(directory, own), own["context"], own.get("negatives", 0)) if own else (None, 0, 0)
     counts = counts and tuple(counts)
     return Source(name, split, records, classes, names and tuple(names), most, counts, fields, *text)
 

@@ -18,7 +18,8 @@ class Records:
 
     An image is a pattern of 8x8 cells that depends on the class alone, plus noise that depends on split and index.
     With `context`, there are two texts besides, "tokens" and "tokens_2", of at most so many of `vocabulary` ids: a
-    pattern of the class, in which each id is replaced by noise with probability 1/8.
+    pattern of the class, in which each id is replaced by noise with probability 1/8. `negatives` are so many texts of
+    the classes that follow.
     """
 
     split: str
@@ -28,6 +29,7 @@ class Records:
     examples: int = 512
     context: int = 0
     vocabulary: int = 64
+    negatives: int = 0
 
     def __len__(self) -> int:
         """The number of records."""
@@ -42,6 +44,9 @@ class Records:
         cell = np.arange(self.size) * _GRID // self.size
         image = pattern[cell[:, None], cell] + noise.integers(0, 64, (self.size, self.size, self.channels), np.uint8)
         texts = {"tokens": self._text(label, noise), "tokens_2": self._text(label, noise)} if self.context else {}
+        if self.context and self.negatives:
+            others = [(label + 1 + i) % self.classes for i in range(self.negatives)]
+            texts["negatives"] = [self._text(other, noise) for other in others]
         return {"image": image, "label": label} | texts
 
     def _text(self, label: int, noise: np.random.Generator) -> list[int]:
@@ -81,6 +86,8 @@ def records(options: str, split: str) -> Records:
     found = Records(split, **sizes)
     if found.context and (found.context < 3 or found.vocabulary <= len(SPECIAL)):
         raise ValueError(f"'synthetic': texts need context >= 3 and vocabulary > {len(SPECIAL)}, not {options!r}")
+    if found.negatives and (not found.context or found.classes == 1):
+        raise ValueError(f"'synthetic': negatives need texts, and classes > 1, not {options!r}")
     return found
 
 

@@ -32,6 +32,7 @@ class TextModel(nn.Module):
         `positions` (B, S): `masked/z` (B, S, D), the features there; `head/kernel` (D, V), the table of token
         embeddings, and `head/bias` (V,).
         `tokens_2`: `pair/z` (B, D), its embedding, and what `Temperature` gives.
+        `negatives` (B, K, T) besides: `pair/negatives` (B, K, D), their embeddings.
         """
         z, x_BxTxD, table_VxD = self.encoder(batch["tokens"], train=train, dtype=self.dtype)
         out = {}
@@ -41,8 +42,14 @@ class TextModel(nn.Module):
             out["head/kernel"] = table_VxD.T[: self.full]
             out["head/bias"] = self.param("head_bias", nn.initializers.zeros, (self.encoder.vocabulary,))
         if "tokens_2" in batch:
-            other, _, _ = self.encoder(batch["tokens_2"], train=train, dtype=self.dtype)
-            out |= {"pair/z": other[:, : self.full]} | self.temperature()
+            others = batch["tokens_2"][:, None]
+            if "negatives" in batch:
+                others = jnp.concatenate([others, batch["negatives"]], axis=1)
+            found, _, _ = self.encoder(others.reshape(-1, others.shape[2]), train=train, dtype=self.dtype)
+            found = found.reshape(*others.shape[:2], -1)[:, :, : self.full]
+            out |= {"pair/z": found[:, 0]} | self.temperature()
+            if "negatives" in batch:
+                out["pair/negatives"] = found[:, 1:]
         return z[:, : self.full], out
 
     def _transform(self, x: jax.Array) -> jax.Array:

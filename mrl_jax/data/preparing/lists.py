@@ -32,6 +32,7 @@ class List:
         label_key: str | None = None,
         text_key: str = "",
         score_key: str = "",
+        negatives_key: str = "",
         split_key: str = "",
         label_separator: str = "",
         root: str = "",
@@ -45,6 +46,8 @@ class List:
           label_key: the column of the labels; None: "label", or none where texts are read.
           text_key: the column of the texts, or two of them with a comma between; empty: texts are not read.
           score_key: the column that says how alike two texts are, a number; empty: none.
+          negatives_key: the column, or columns with commas between, of texts that do not belong to the first of two:
+            hard negatives, a text or a list of them in each; empty: none.
           split_key: the column of the splits; empty: everything is train.
           label_separator: what stands between several labels in one text; empty: a text is one label.
           root: the folder that relative paths start from; empty: that of the list.
@@ -59,7 +62,12 @@ class List:
                 f"--text_key={text_key}: give one column, or two of texts that belong together (with --score_key, if "
                 "any, and no --image_key)"
             )
-        self._keys = [k for k in (self._image, self._label, *self._texts, self._score, self._split) if k]
+        self._negatives, self._negatives_key = [k for k in negatives_key.split(",") if k], negatives_key
+        if self._negatives and len(self._texts) != 2:
+            raise ValueError(f"--negatives_key={negatives_key} is for pairs of texts: give two columns as --text_key")
+        self._count = 0  # of the negatives of the first row, that all must have
+        own = (self._image, self._label, *self._texts, self._score, *self._negatives, self._split)
+        self._keys = [k for k in own if k]
         self._camera_key, self.field_names = camera_key, ("camera",) if camera_key else ()
         self._cameras: dict[str, int] = {}
         if camera_key and (self._texts or not self._image):
@@ -97,12 +105,14 @@ class List:
             if not path or not isinstance(path, str):
                 return Item(str(split), where, (), f"no path: {path!r}")
             parts.append(os.path.normpath(path))
-        parts += [" ".join(str("" if row[name] is None else row[name]).split()) for name in self._texts]
+        parts += [_plain(row[name]) for name in self._texts]
         if self._score:
             try:
                 parts.append(str(round(1000 * float(row[self._score]))))
             except (TypeError, ValueError):
                 return Item(str(split), where, (), f"no score: {row[self._score]!r}")
+        if self._negatives:
+            parts += self._negatives_of(number, row)
         key = "\t".join(parts)
         if not split:
             return Item("train", key, (), f"no split in {where}")
@@ -110,6 +120,19 @@ class List:
             found = [part.strip() for part in (found.split(self._separator) if self._separator else [found])]
         labels = found if isinstance(found, list) else [found]
         return Item(str(split), key, tuple(label for label in labels if label not in ("", None)))
+
+    def _negatives_of(self, number: int, row: Mapping[str, Any]) -> list[str]:
+        """Those of a row; blank ones are none. ValueError unless they are as many as those of the first row."""
+        columns = [row[name] if isinstance(row[name], list) else [row[name]] for name in self._negatives]
+        found = [text for column in columns for text in map(_plain, column) if text]
+        self._count = self._count if number > 1 else len(found)
+        if len(found) != self._count or not found:
+            others = f"the rows before it {self._count}" if found or number > 1 else "every row must have some"
+            raise ValueError(
+                f"--negatives_key={self._negatives_key}: row {number} of {self._source} has {len(found)} negatives, "
+                f"and {others}: give every row equally many"
+            )
+        return found
 
     def read(self, key: str) -> bytes | None:
         """The file."""
@@ -124,7 +147,11 @@ class List:
 
     def score(self, key: str) -> int | None:
         """How alike the two texts are, in thousandths."""
-        return int(key.split("\t")[-1]) if self._score else None
+        return int(key.split("\t")[len(self._texts)]) if self._score else None
+
+    def negatives(self, key: str) -> tuple[str, ...]:
+        """The hard negatives of the row."""
+        return tuple(key.split("\t")[len(self._texts) + bool(self._score) :]) if self._negatives else ()
 
     def identity(self, key: str) -> str:
         """The path, its dots resolved, and the texts."""
@@ -139,6 +166,11 @@ class List:
             )
             self._cameras = {os.path.normpath(row[self._keys[0]]): camera for row, camera in zip(rows, found)}
         return {"camera": self._cameras[key]}
+
+
+def _plain(value: Any) -> str:
+    """A text with its white space made single blanks; "" for none."""
+    return " ".join(str("" if value is None else value).split())
 
 
 def _csv(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:

@@ -223,4 +223,7 @@ def _text_of(plan: plans.Plan, notes: Mapping[str, list]) -> dict[str, Any]:
     plans.replace(plan.directory / texts.FILE, pathlib.Path(identity["tokenizer"]["path"]).read_text(encoding="utf-8"))
     own = {"file": texts.FILE, "sha256": identity["tokenizer"]["sha256"], "context": identity["context"]}
     truncated = {split: sum(note["truncated"] for note in found) for split, found in notes.items()}
+    if "negatives_key" in identity["reader"]:  # equally many of every row
+        key = next(listing.key_of(rows.keys.row(0)) for rows in plan.rows.values() if len(rows.keys))
+        own["negatives"] = len(plan.reader.negatives(key))
     return {"text": own | {"pack": identity["pack"]}, "truncated": truncated}

@@ -27,20 +27,25 @@ class Texts:
         self.truncated = 0
 
     def fields(self, key: str) -> dict[str, Any]:
-        """{"tokens"}, and where the source has them "tokens_2" and "score" (thousandths).
+        """{"tokens"}, and where the source has them "tokens_2", "score" (thousandths) and "negatives".
 
         Raises:
           EmptyText: where one of the texts is.
         """
         found = {}
         for name, text in zip(("tokens", "tokens_2"), self._reader.texts(key)):
-            tokens, cut = self._tokenizer.encode(text, self._context)
-            if len(tokens) < 3:
-                raise EmptyText(f"no text: {text!r}")
-            found[name] = tokens
-            self.truncated += cut
+            found[name] = self._encoded(text)
         score = self._reader.score(key) if hasattr(self._reader, "score") else None
-        return found if score is None else found | {"score": score}
+        negatives = self._reader.negatives(key) if hasattr(self._reader, "negatives") else ()
+        found |= {} if score is None else {"score": score}
+        return found | ({"negatives": [self._encoded(text) for text in negatives]} if negatives else {})
+
+    def _encoded(self, text: str) -> list[int]:
+        tokens, cut = self._tokenizer.encode(text, self._context)
+        if len(tokens) < 3:
+            raise EmptyText(f"no text: {text!r}")
+        self.truncated += cut
+        return tokens
 
     def packed(self, keys: Iterable[str]) -> Iterator[list[int]]:
         """The single texts of all keys in full rows; see `packing.pack`."""

@@ -84,24 +84,43 @@ class Captioned:
 class Pair:
     """Two texts that belong together: `tokens` and `tokens_2`, (T,) each, and `caption`, equal for equal second ones.
 
-    `score` is how alike they are, float32; NaN where the data do not say.
+    `score` is how alike they are, float32; NaN where the data do not say. With `negatives` K: the first K hard
+    negatives of the record as `negatives` (K, T), and `negative_captions` (K,), which compare with `caption`.
     """
 
     vocabulary: Vocabulary
     context: int
-    fields = ("tokens", "tokens_2", "caption", "score")
+    negatives: int = 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The arrays that go into the batch."""
+        own = ("tokens", "tokens_2", "caption", "score")
+        return (*own, "negatives", "negative_captions") if self.negatives else own
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """All of it; nothing is random."""
         return self.begin(record)
 
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The ids as arrays."""
+        """The ids as arrays.
+
+        Raises:
+          ValueError: for a record with fewer negatives.
+        """
         tokens, other = (fill(record[name], self.context, self.vocabulary) for name in ("tokens", "tokens_2"))
         # Records hold whole numbers: thousandths.
         score = np.float32(record["score"] / 1000 if "score" in record else np.nan)
         found = {"tokens": tokens, "tokens_2": other, "caption": identity(other), "score": score}
-        return found | {"label": record["label"]}
+        return found | self._negatives(record) | {"label": record["label"]}
+
+    def _negatives(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
+        if not self.negatives:
+            return {}
+        if len(record["negatives"]) < self.negatives:
+            raise ValueError(f"a record has {len(record['negatives'])} negatives, not {self.negatives} as the others")
+        rows = [fill(tokens, self.context, self.vocabulary) for tokens in record["negatives"][: self.negatives]]
+        return {"negatives": np.stack(rows), "negative_captions": np.stack([identity(row) for row in rows])}
 
     def finish(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Nothing is random."""

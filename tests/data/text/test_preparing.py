@@ -83,9 +83,40 @@ def test_pairs_of_texts_and_their_scores(tmp_path, made):
     assert [decoded(made, r["tokens_2"]) for r in found] == ["red house", "river"]
 
 
+def test_hard_negatives_of_one_column_or_of_several_give_the_same_records(tmp_path, made):
+    rows = [("red", "red house", ["river", "small  tree"]), ("tree", "large tree", ["blue", "red " * 30])]
+    listed = text.write_jsonl(tmp_path / "l.jsonl", [{"q": q, "p": p, "n": n} for q, p, n in rows])
+    table = tmp_path / "t.csv"
+    table.write_text("q,p,n1,n2\n" + "".join(f"{q},{p},{a},{b}\n" for q, p, (a, b) in rows))
+    options = {"tokenizer": str(made), "context": 8}
+    found = raw.prepare(listed, tmp_path / "1", reader={"text_key": "q,p", "negatives_key": "n"}, **options)
+    raw.prepare(table, tmp_path / "2", reader={"text_key": "q,p", "negatives_key": "n1,n2"}, **options)
+    one, two = (text.records(tmp_path / name) for name in "12")
+    assert one == two
+    assert [decoded(made, t) for t in one[0]["negatives"]] == ["river", "small tree"]
+    assert (found["text"]["negatives"], found["truncated"]) == (2, {"train": 1})
+    assert sources.load(f"array_record:{tmp_path / '1'}", "train", data_dir=".").negatives == 2
+
+
+@pytest.mark.parametrize(
+    ("negatives", "message"),
+    [
+        ((["a", "b"], ["a"]), r"row 2 of .*l\.jsonl has 1 negatives, and the rows before it 2: give every row equally"),
+        (("a", " "), "row 2 of .* has 0 negatives, and the rows before it 1"),
+        ((None, "a"), "row 1 of .* has 0 negatives, and every row must have some"),
+    ],
+)
+def test_rows_of_unequally_many_negatives_are_refused(tmp_path, made, negatives, message):
+    listed = text.write_jsonl(tmp_path / "l.jsonl", [{"q": "red", "p": "tree", "n": n} for n in negatives])
+    with pytest.raises(ValueError, match=message):
+        raw.prepare(listed, tmp_path / "d", tokenizer=str(made), reader={"text_key": "q,p", "negatives_key": "n"})
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"tokenizer": "T", "reader": {"text_key": "t", "negatives_key": "t"}}, "--negatives_key=t is for pairs of te"),
         ({"reader": {"text_key": "t"}}, "with text but without --tokenizer"),
         ({"tokenizer": "T", "reader": {"image_key": "t"}}, "with --tokenizer but without --text_key"),
         ({"tokenizer": "T", "reader": {"text_key": "t", "image_key": "t"}, "pack": True}, "--pack lays single texts"),
