@@ -18,8 +18,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def start(module: str, *arguments: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python -m module arguments` in its own process group, its output captured."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "SLURM_"))}
-    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | environment
+    caching = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_")
+    env = {k: v for k, v in os.environ.items() if k.startswith(caching) or not k.startswith(("JAX_", "XLA_", "SLURM_"))}
+    flags = f"--xla_force_host_platform_device_count={devices} {env['CHEAP_XLA_FLAGS']}"
+    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | environment
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,

@@ -1,11 +1,25 @@
 """Eight virtual CPU devices for every test, and no silent broadcasting across ranks."""
 
+import atexit
+import importlib.metadata
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # Compilation dominates these tests: the cheapest one will do.
-FLAGS = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
+CHEAP = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jax").startswith("0.10."):
+    CHEAP += " --xla_cpu_use_fusion_emitters=false"  # half the time; later versions end at a flag they do not know
+os.environ["CHEAP_XLA_FLAGS"] = CHEAP
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {CHEAP}"
+
+# What one process compiled the others load: both workers of pytest, and the commands that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 

@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from mrl_jax.choices import nearest
 from mrl_jax.data import array_records, icon_identities, icon_names, icons, synthetic
 from mrl_jax.data.text import vocabulary
@@ -183,6 +181,8 @@ def _vocabulary(directory: pathlib.Path, own: dict[str, Any]) -> Vocabulary:
 
 
 def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
+    import tensorflow_datasets as tfds  # slow to import, and few runs need it
+
     command = f"tfds build {rest} --data_dir={data_dir} --file_format=array_record"
     try:
         builder = tfds.builder(rest, data_dir=data_dir, try_gcs=False)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
 Evaluate = Callable[[Mapping[int, np.ndarray]], Mapping[int, tuple[float, np.ndarray]]]
 
@@ -35,6 +34,8 @@ def minimise(
       max_iterations: of each.
       tolerance: a minimisation ends when a step lowers its value by less than this share of it.
     """
+    import scipy.optimize  # slow to import, and few runs need it
+
     requests: queue.Queue = queue.Queue()
     replies: list[queue.Queue] = [queue.Queue() for _ in starts]
 

@@ -6,7 +6,6 @@ Both sides are cut to the same dim and normalised. What has the same caption as 
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.stats
 
 from mrl_jax.evals import exact
 from mrl_jax.evals.features import FeatureStore, dims_of
@@ -81,6 +80,8 @@ def spearman(u_NxD: np.ndarray, v_NxD: np.ndarray, score_N: np.ndarray, dim: int
     """The rank correlation of the cosines of the first `dim` features with the scores."""
     u, v = u_NxD[:, :dim], v_NxD[:, :dim]
     norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
+    import scipy.stats  # slow to import, and few runs need it
+
     return float(scipy.stats.spearmanr((u * v).sum(axis=1) / np.maximum(norms, 1e-30), score_N).statistic)
 
 

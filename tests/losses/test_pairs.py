@@ -97,7 +97,7 @@ def test_gradients_taken_on_the_devices_are_those_of_the_whole_batch(kind):
         return jax.grad(lambda a: ours(*a, NESTING, axis_name=("data", "fsdp")).total)(arguments)
 
     found = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs))(*arguments)
-    expected = jax.grad(lambda a: naive(*a, NESTING).total)(arguments)
+    expected = jax.jit(jax.grad(lambda a: naive(*a, NESTING).total))(arguments)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 + 1e-5 * float(jnp.abs(b).max()))
 
@@ -136,7 +136,8 @@ def test_a_tie_is_not_first():
     u = jnp.eye(4, 24).at[1].set(jnp.eye(4, 24)[0])
     for kind, more in (("contrastive", ()), ("sigmoid", (0.0,))):
         for chunk in (2, None):
-            correct = functions(kind)[0](u, u, 5.0, *more, Nesting.fixed(24), chunk=chunk).correct
+            loss = functools.partial(functions(kind)[0], nesting=Nesting.fixed(24), chunk=chunk)
+            correct = jax.jit(loss)(u, u, 5.0, *more).correct
             assert correct.tolist() == [[False, False, True, True]]
 
 
@@ -239,17 +240,18 @@ def without_duplicates(kind, arguments, ids):
 def test_duplicates_are_no_negatives(kind, chunk):
     ours, _ = functions(kind)
     arguments = problem(kind)
-    found = jax.value_and_grad(lambda a: ours(*a, NESTING, chunk=chunk, ids_B=IDS).total)(arguments)
-    expected = jax.value_and_grad(lambda a: without_duplicates(kind, a, IDS))(arguments)
+    found = jax.jit(jax.value_and_grad(lambda a: ours(*a, NESTING, chunk=chunk, ids_B=IDS).total))(arguments)
+    expected = jax.jit(jax.value_and_grad(lambda a: without_duplicates(kind, a, IDS)))(arguments)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     for a, b in zip(found[1], expected[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    assert found[0] < ours(*arguments, NESTING).total
+    assert found[0] < value_and_grad(ours, arguments, chunk=chunk or 4)[0][1].total
 
 
 def test_duplicates_far_below_the_scale_are_no_negatives_either():
     rng = np.random.default_rng(0)
     v = jnp.asarray(-1 + 0.1 * rng.normal(size=(10, NESTING.full)), jnp.float32)
     arguments = (1 + 0.1 * jnp.asarray(rng.normal(size=v.shape), jnp.float32), v, jnp.float32(200.0))
-    found = losses.nested_contrastive(*arguments, NESTING, chunk=4, ids_B=IDS).total
-    np.testing.assert_allclose(found, without_duplicates("contrastive", arguments, IDS), rtol=1e-4)
+    found = jax.jit(lambda a: losses.nested_contrastive(*a, NESTING, chunk=4, ids_B=IDS).total)(arguments)
+    expected = jax.jit(lambda a: without_duplicates("contrastive", a, IDS))(arguments)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
