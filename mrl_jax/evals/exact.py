@@ -1,8 +1,8 @@
 """Exact nearest neighbours on unit-normalised prefixes, all dims in one pass over the gallery, in bounded memory.
 
-Two engines: `jax` splits the gallery's rows over the devices and keeps a running top k on each; `faiss` runs on the
-host. L2 distance between unit vectors orders as the cosine does. Dot products of the dims are prefix sums of those of
-the blocks between them, so that with `jax` all dims together cost one product at the largest.
+Two engines: `jax` splits the gallery's rows over the devices of this host and keeps a running top k on each; `faiss`
+runs on the host. L2 distance between unit vectors orders as the cosine does. Dot products of the dims are prefix sums
+of those of the blocks between them, so that with `jax` all dims together cost one product at the largest.
 """
 
 from functools import partial
@@ -92,7 +92,8 @@ def _merge(parts, k):
 
 
 def _on_devices(queries_QxD, gallery_NxD, dims, k):
-    mesh = jax.make_mesh((len(jax.devices()),), ("gallery",), axis_types=(AxisType.Auto,), devices=jax.devices())
+    own = jax.local_devices()  # every host has all rows and searches them by itself: it cannot read others' devices
+    mesh = jax.make_mesh((len(own),), ("gallery",), axis_types=(AxisType.Auto,), devices=own)
     count, tile = mesh.size, min(GALLERY_TILE, -(-len(gallery_NxD) // mesh.size))
     rows, whole = NamedSharding(mesh, P("gallery")), NamedSharding(mesh, P())
     tiles = [

@@ -36,17 +36,20 @@ def test_equals_an_independent_search_at_every_dim_in_any_order(search, vectors,
         np.testing.assert_allclose(cosine, np.take_along_axis(q @ g.T, indices, 1), atol=1e-6)
 
 
-def test_one_device_finds_what_eight_find(vectors, monkeypatch):
+def test_one_device_finds_what_eight_find_without_those_of_other_hosts(vectors, monkeypatch):
     monkeypatch.setattr(exact, "GALLERY_TILE", 9)
     assert len(jax.devices()) == 8
     queries, gallery = vectors
     gallery[100:110] = gallery[200:210] = gallery[3]  # ties across devices
     score, at = exact.search(queries, gallery, (3, 24), 12, engine="jax")
     one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: one)
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    meshes, run = [], exact._update
+    monkeypatch.setattr(exact, "_update", lambda mesh, *rest: meshes.append(mesh) or run(mesh, *rest))
     alone, at_alone = exact.search(queries, gallery, (3, 24), 12, engine="jax")
     np.testing.assert_allclose(score, alone, atol=1e-6)
     np.testing.assert_array_equal(at, at_alone)
+    assert {mesh.size for mesh in meshes} == {1}
 
 
 def test_a_run_searches_under_a_mesh_of_its_own(search, vectors):
