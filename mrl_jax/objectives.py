@@ -62,14 +62,19 @@ def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
 
 
 def evidential(nesting: Nesting, *, evidence: str = "auto", kl_weight: float = 5e-4, chunk: int = 0) -> Objective:
-    """The evidential loss of `label` (B,) at every nested dim, and its uncertainty; heads as `softmax`."""
+    """The evidential loss of `label` (B,) at every nested dim, its uncertainty, and what it expects of the label; heads
+    as `softmax`.
+    """
 
     def objective(z, out, batch):
         options = {"evidence": evidence, "kl_weight": kl_weight, "chunk": chunk or None}
         logits = prefix_logits(z, out, nesting)
         found = [losses.evidential(a, batch["label"], **options) for a in logits]
         loss_GxB, uncertainty_GxB = (jnp.stack(part) for part in zip(*found))
-        return _nested(loss_GxB, logits, batch["label"], nesting, uncertainty_GxB)
+        nested = _nested(loss_GxB, logits, batch["label"], nesting)
+        pairs = zip(logits, uncertainty_GxB)
+        expected = [losses.expected_probability(a, batch["label"], u, evidence=evidence) for a, u in pairs]
+        return nested._replace(uncertainty=uncertainty_GxB, expected=jnp.stack(expected))
 
     return objective
 
@@ -105,12 +110,10 @@ def _head(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting) -> tuple
     return [_as(z.dtype, out[f"head/kernel{s}"]) for s in suffixes], [out[f"head/bias{s}"] for s in suffixes]
 
 
-def _nested(loss_GxB, logits, labels_B, nesting, uncertainty_GxB=None) -> losses.NestedLoss:
+def _nested(loss_GxB, logits, labels_B, nesting) -> losses.NestedLoss:
     per_dim_G = loss_GxB.mean(axis=1)
     correct_GxB = jnp.stack([losses.is_first(a, labels_B) for a in logits])
-    return losses.NestedLoss(
-        jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, correct_GxB, uncertainty=uncertainty_GxB
-    )
+    return losses.NestedLoss(jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, correct_GxB)
 
 
 def check_mix(name: str, mix: str) -> None:

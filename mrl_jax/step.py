@@ -231,4 +231,6 @@ def measure(nested: NestedLoss, nesting: Nesting, prefix: str = "") -> dict[str,
             values[f"train/{prefix}ahead_of_negatives@{m}"] = jnp.mean(nested.ahead[g], dtype=jnp.float32)
         if nested.uncertainty is not None:
             values[f"train/{prefix}uncertainty@{m}"] = jnp.mean(nested.uncertainty[g])
+        if nested.expected is not None:
+            values[f"train/{prefix}p_label@{m}"] = jnp.mean(nested.expected[g])
     return values

@@ -60,10 +60,11 @@ def make_switchable_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """`(state, batch) -> (state, measurements)`: one update on the losses of all widths.
 
-    Loss, accuracy and uncertainty are measured as `train/name@dim` for the full width and `train/w0.5/name@dim` for
-    another; beside them `train/loss`, the mean of the weighted losses of all widths, `train/conflicts` (pairs of
-    widths), `train/cosine_w0.5_w1`, and of each width `train/w1/norm` of its gradient, `train/w1/kept`, the part of it
-    that projection keeps, and `train/w1/weight`. What a width that was not drawn would have measured is NaN.
+    Loss, accuracy, uncertainty and `p_label`, the expected probability of the label, are measured as `train/name@dim`
+    for the full width and `train/w0.5/name@dim` for another; beside them `train/loss`, the mean of the weighted losses
+    of all widths, `train/conflicts` (pairs of widths), `train/cosine_w0.5_w1`, and of each width `train/w1/norm` of its
+    gradient, `train/w1/kept`, the part of it that projection keeps, and `train/w1/weight`. What a width that was not
+    drawn would have measured is NaN.
 
     Args:
       apply: of the model.

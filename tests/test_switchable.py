@@ -149,7 +149,8 @@ def test_the_update_is_the_projection_of_the_gradients_of_each_width(mode, scope
 def test_every_width_is_measured_and_moves_its_own_statistics():
     run, measured = once(loss="evidential", priority="uncertain")
     for sub in run.subs:
-        names = [f"train/{sub.prefix}{n}@{m}" for n in ("loss", "accuracy", "uncertainty") for m in NESTING.dims]
+        kinds = ("loss", "accuracy", "uncertainty", "p_label")
+        names = [f"train/{sub.prefix}{n}@{m}" for n in kinds for m in NESTING.dims]
         assert all(np.isfinite(measured[name]) for name in names)
         variables = {"params": run.first.params, "batch_stats": run.first.batch_stats}
         z, _ = apply(variables, BATCH, train=True, rngs=None, width=sub.width)

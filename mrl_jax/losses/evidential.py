@@ -74,13 +74,28 @@ def evidential(
     choose("evidence", evidence, EVIDENCE)
     if not 0 <= kl_weight < math.inf:
         raise ValueError(f"kl_weight={kl_weight} must be a finite number, 0 or above")
-    classes = logits_BxK.shape[1]
-    if evidence == "auto":
-        evidence = "exp_clip" if classes > MANY_CLASSES else "softplus"
+    classes, evidence = logits_BxK.shape[1], _chosen(evidence, logits_BxK.shape[1])
     if chunk is None and jax.sharding.get_abstract_mesh().shape.get(CLASS_AXIS, 1) > 1:
         chunk = classes  # chunks of a sharded axis would have to be gathered
     plan = _Plan(evidence, float(kl_weight), classes, choose_chunk(classes, 1, len(labels_B), 1, chunk))
     return _evidential(plan, logits_BxK, labels_B)
+
+
+def expected_probability(
+    logits_BxK: jax.Array, labels_B: jax.Array, uncertainty_B: jax.Array, *, evidence: str = "softplus"
+) -> jax.Array:
+    """The expected probability alpha_y / S of the label under the Dirichlet distribution, (B,) float32 in 0..1.
+
+    Args:
+      logits_BxK: as those of `evidential`.
+      labels_B: integer classes.
+      uncertainty_B: as `evidential` gave it for them.
+      evidence: as there.
+    """
+    classes = logits_BxK.shape[1]
+    # A sum instead of an index: classes may be sharded.
+    own_B = jnp.where(labels_B[:, None] == jnp.arange(classes)[None], logits_BxK, 0).sum(axis=1)
+    return (1 + _evidence_of(_chosen(evidence, classes), classes, own_B)[0]) * uncertainty_B / classes
 
 
 def priorities(uncertainty_MxB: jax.Array, rule: str = "none") -> jax.Array:
@@ -108,7 +123,7 @@ def _evidential(plan: _Plan, logits_BxK: jax.Array, labels_B: jax.Array):
 
 def _forward(plan: _Plan, logits: jax.Array, labels: jax.Array):
     def step(sums, tile):
-        e_Bxc, is_label = _evidence(plan, tile.cut(logits))[0], _is_label(labels, tile)
+        e_Bxc, is_label = _evidence_of(plan.evidence, plan.n_classes, tile.cut(logits))[0], _is_label(labels, tile)
         wrong = jnp.where(is_label, 0.0, e_Bxc)
         terms = _wrong_term(wrong) if plan.kl_weight else jnp.zeros_like(wrong)
         return sums + jnp.stack([x.sum(axis=1) for x in (jnp.where(is_label, e_Bxc, 0.0), wrong, terms)])
@@ -130,7 +145,7 @@ def _backward(plan: _Plan, saved, cotangents):
     strength = _one_minus_trigamma(wrong, plan.n_classes)
 
     def step(grad, tile):
-        e_Bxc, slope = _evidence(plan, tile.cut(logits))
+        e_Bxc, slope = _evidence_of(plan.evidence, plan.n_classes, tile.cut(logits))
         elsewhere = everywhere[:, None]
         if plan.kl_weight:
             elsewhere += plan.kl_weight * to_loss[:, None] * (strength[:, None] - _one_minus_trigamma(e_Bxc, 1))
@@ -148,12 +163,18 @@ def _is_label(labels: jax.Array, tile: Tile) -> jax.Array:
     return tile.position(labels) == jnp.arange(tile.size)[None]
 
 
-def _evidence(plan: _Plan, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _chosen(evidence: str, n_classes: int) -> str:
+    if evidence == "auto":
+        return "exp_clip" if n_classes > MANY_CLASSES else "softplus"
+    return evidence
+
+
+def _evidence_of(evidence: str, n_classes: int, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The evidence and its derivative by the logits, float32."""
     z = logits.astype(jnp.float32)
-    if plan.evidence == "softplus":
+    if evidence == "softplus":
         return jax.nn.softplus(z), jax.nn.sigmoid(z)
-    highest = math.log(plan.n_classes) + ABOVE_LOG_CLASSES
+    highest = math.log(n_classes) + ABOVE_LOG_CLASSES
     e = jnp.exp(jnp.clip(z, LOWEST, highest))
     return e, jnp.where((z >= LOWEST) & (z <= highest), e, 0.0)
 
