@@ -21,7 +21,7 @@ class Cost(NamedTuple):
       dim: of its embedding.
       mflops: millions of operations, a multiply-add as two.
       parameters: how many.
-      ms: of a batch from uint8 images to the embedding and its logits; the median of ten.
+      ms: of a batch from uint8 images to the embedding and its logits; medians of ten.
       accuracy: by "evaluator metric", where the run's results have it.
     """
 
@@ -36,8 +36,8 @@ class Cost(NamedTuple):
 def measure(
     run: parts.Parts, variables: Any, rows: int, accuracy: Mapping[tuple[float, int], Mapping[str, float]]
 ) -> list[Cost]:
-    """Every trained width and dim, the smallest first; the latency is measured at the full dim of each width, and the
-    same for its other dims, of which only the head differs.
+    """Every trained width and dim, the smallest first; the latency is that of the width's features, measured once, and
+    that of the dim's cut and head, measured by itself.
 
     Args:
       run: of the model.
@@ -49,20 +49,22 @@ def measure(
     found = []
     for width, nesting in run.model.nestings.items():
         own = {m: narrow.variables_of(run, variables, width, m)["params"] for m in nesting.dims}
-        ms = _latency(lambda x, w=width, m=nesting.full: narrow.outputs(run, variables, x, w, m), images)
+        embed = jax.jit(lambda x, w=width: run.model.apply(variables, {"image": x}, train=False, width=w))
+        features_ms, (z, out) = _latency(lambda x, f=embed: f(x)[0], images), embed(images)
         for m in nesting.dims:
+            ms = features_ms + _latency(lambda z, w=width, o=out, m=m: narrow.answers(run, z, o, w, m), z)
             work = flops.count(lambda x, w=width, m=m: narrow.outputs(run, variables, x, w, m), images[:1])
             found.append(Cost(width, m, work / 1e6, trees.count(own[m]), ms, accuracy.get((width, m), {})))
     return found
 
 
-def _latency(fn: Any, images: np.ndarray) -> float:
-    compiled = jax.jit(fn).lower(images).compile()
-    jax.block_until_ready(compiled(images))
+def _latency(fn: Any, argument: Any) -> float:
+    compiled = jax.jit(fn).lower(argument).compile()
+    jax.block_until_ready(compiled(argument))
     times = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(images))
+        jax.block_until_ready(compiled(argument))
         times.append(1e3 * (time.perf_counter() - began))
     return float(np.median(times))
 

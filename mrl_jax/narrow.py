@@ -63,6 +63,11 @@ def outputs(
 ) -> dict[str, jax.Array]:
     """The first `dim` features and their logits, float32, of uint8 images, by a width of the run's model."""
     z, out = run.model.apply(variables, {"image": images}, train=False, width=width)
+    return answers(run, z, out, width, dim)
+
+
+def answers(run: parts.Parts, z: jax.Array, out: Mapping[str, Any], width: float, dim: int) -> dict[str, jax.Array]:
+    """The part of `outputs` that depends on the dim, from what the model gives."""
     logits = heads.logits(z, out, run.model.nestings[width], dim)
     return {"embedding": z[:, :dim].astype(jnp.float32), "logits": logits}
 

@@ -79,6 +79,7 @@ def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, expor
     own, _ = weights.load(out / "model.safetensors")
     assert rows["w0.5/d8"]["parameters"] == sum(np.size(v) for v in trees.flatten(own["params"]).values())
     assert all(row["ms"] > 0 for row in rows.values())
+    assert len({row["ms"] for row in rows.values()}) == len(rows), "each (width, dim) is timed by itself"
     values = json.loads((run / "results" / "knn.json").read_text())["values"]
     assert rows["w0.5/d8"]["accuracy"] == {"knn top1": values["w0.5/top1@8"]}
     assert costs.accuracies(run, 1) == {}
