@@ -65,7 +65,8 @@ def judge(sets: Sets, matrix: np.ndarray, independent: str) -> dict[str, Any] | 
 
     The gain of a pair is (new in old - old in old) / (reference - old in old). The reference is the self-test of the
     model `independent`, which was trained without regard to the old one, or that of the new model itself. None where
-    the reference is no better than the old model: there is no gain to have a part of.
+    the reference is no better than the old model: there is no gain to have a part of. With `independent` each pair has
+    AdvBCT's scores too.
     """
     names = tuple(sets.queries)
     if names != tuple(sets.galleries) or len(names) < 2:
@@ -73,12 +74,17 @@ def judge(sets: Sets, matrix: np.ndarray, independent: str) -> dict[str, Any] | 
     kept = [i for i, name in enumerate(names) if name != independent]
     found = compatibility.compatible_pairs(matrix[np.ix_(kept, kept)])
     gains: dict[str, float | None] = {}
+    scores: dict[str, dict[str, float]] = {}
     for new in kept:
         for old in kept[: kept.index(new)]:
             reference = names.index(independent) if independent else new
             values = matrix[new, old], matrix[old, old], matrix[reference, reference]
             possible = values[2] > values[1]
-            gains[f"{names[new]} in {names[old]}"] = compatibility.update_gain(*values) if possible else None
+            pair = f"{names[new]} in {names[old]}"
+            gains[pair] = compatibility.update_gain(*values) if possible else None
+            if independent and possible:
+                four = ([matrix[new, new]], *([value] for value in values))
+                scores[pair] = compatibility.upgrade_scores(*four)._asdict()
 
     def pairs(indices):
         return [f"{names[kept[i]]} in {names[kept[j]]}" for i, j in indices]
@@ -88,6 +94,7 @@ def judge(sets: Sets, matrix: np.ndarray, independent: str) -> dict[str, Any] | 
         "served": pairs(found.served),
         "pairs": found.pairs,
         "update_gain": gains,
+        "upgrade_scores": scores,
     }
 
 
@@ -105,6 +112,8 @@ def text(sets: Sets, found: Matrices, judged: Mapping[str, Any]) -> list[str]:
         )
         gains = (f"{pair} {'none to have' if g is None else f'{g:.3f}'}" for pair, g in verdict["update_gain"].items())
         lines.append(f"  update gain: {', '.join(gains)}")
+        for pair, score in verdict["upgrade_scores"].items():
+            lines.append("  {}: P_up {up:.3f}, P_comp {comp:.3f}, P_1 {both:.3f}".format(pair, **score))
     return lines
 
 

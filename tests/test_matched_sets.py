@@ -61,6 +61,8 @@ def test_the_matrix_is_that_of_the_library(models):
     alone = compatibility.judge(sets, m, "other")
     assert alone["pairs"] == 1
     assert alone["update_gain"] == {"new in old": pytest.approx((m[1, 0] - m[0, 0]) / (m[2, 2] - m[0, 0]))}
+    assert set(alone["upgrade_scores"]) == {"new in old"}
+    assert judged["upgrade_scores"] == {}
 
 
 def test_sizes_that_differ_are_compared_at_their_prefix(models, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
 from mrl_jax.choices import choose
 from mrl_jax.evals import rankings
@@ -167,6 +168,45 @@ def update_gain(cross: float, old: float, independent: float) -> float:
     if not independent > old:
         raise ValueError(f"independent={independent} is not above old={old}: without a gain there is no part of it")
     return (cross - old) / (independent - old)
+
+
+class Upgrade(NamedTuple):
+    """How good a new model is, how well it fits the old one, and both: each in 0..1."""
+
+    up: float
+    comp: float
+    both: float
+
+
+def upgrade_scores(
+    new: Sequence[float], cross: Sequence[float], old: Sequence[float], independent: Sequence[float]
+) -> Upgrade:
+    """AdvBCT's P_up, P_comp and P_1 (Pan et al. 2023) over one or several test sets, as its table has them.
+
+    P_up is the mean of sigmoid((new - independent) / independent), 0.5 where compatibility cost nothing; P_comp that of
+    sigmoid((cross - old) / (independent - old)), above 0.5 where new queries beat the old model in its own gallery;
+    P_1 is their harmonic mean.
+
+    Args:
+      new: the new model's self-test on each set.
+      cross: new queries in the old gallery.
+      old: the old model's self-test.
+      independent: the self-test of a new model trained without regard to the old one.
+
+    Raises:
+      ValueError: unless there is one number of each kind per set, and the independent model is above the old one and 0.
+    """
+    arrays = [np.asarray(x, float) for x in (new, cross, old, independent)]
+    if not arrays[0].size or any(x.ndim != 1 or x.shape != arrays[0].shape for x in arrays):
+        raise ValueError(f"scores have shapes {[x.shape for x in arrays]}: give one number of each kind per test set")
+    new_S, cross_S, old_S, independent_S = arrays
+    if not (independent_S > np.maximum(old_S, 0)).all():
+        raise ValueError(
+            f"independent={independent_S} is not above old={old_S} and 0: without a gain there is no score"
+        )
+    up = float(scipy.special.expit((new_S - independent_S) / independent_S).mean())
+    comp = float(scipy.special.expit((cross_S - old_S) / (independent_S - old_S)).mean())
+    return Upgrade(up, comp, 2 * up * comp / (up + comp))
 
 
 class _Metric(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrl_jax.evals import compatibility, rankings
-from mrl_jax.evals.compatibility import compatible_pairs, cross_matrix, update_gain
+from mrl_jax.evals.compatibility import compatible_pairs, cross_matrix, update_gain, upgrade_scores
 
 
 def ranked(hits, relevant=None):
@@ -161,6 +161,18 @@ def test_compatible_pairs_and_update_gain():
         update_gain(0.6, 0.5, 0.5)
     with pytest.raises(ValueError, match="square"):
         compatible_pairs(np.zeros((2, 3)))
+
+
+def test_upgrade_scores_are_those_of_the_published_table():
+    # The row of BCT in the table of AdvBCT, on RParis, ROxford and GLDv2-test; its own P_1 is rounded on the way.
+    old, independent = (75.45, 49.15, 10.03), (81.15, 63.85, 16.48)
+    found = upgrade_scores((80.58, 56.34, 14.61), (77.37, 49.66, 11.3), old, independent)
+    np.testing.assert_allclose(100 * np.array(found), (48.02, 54.71, 51.13), atol=0.02)
+    assert upgrade_scores([0.9], [0.5], [0.5], [0.9]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="not above"):
+        upgrade_scores([0.5], [0.5], [0.6], [0.6])
+    with pytest.raises(ValueError, match="one number of each kind"):
+        upgrade_scores([0.5], [0.5], [0.6, 0.1], [0.7])
 
 
 @pytest.mark.parametrize(
