@@ -208,7 +208,7 @@ def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array
         return jnp.zeros((m if overlap else 1, m, m)), jnp.zeros((), bool)
     x = [None if g is None else g.astype(jnp.float32) for g in leaf]
     within = [[None if g is None else g * _mask(leaf, boxes, i) for g in x] for i in range(m)] if overlap else [x]
-    gram = jnp.stack([_products(part, x) for part in within])
+    gram = jnp.stack([_products(part, x, boxes) for part in within])
     if boxes is not None:
         return gram, jnp.asarray(sum(b is not None for b in boxes) > 1)
     # A gradient that is not a number is there all the same.
@@ -216,19 +216,29 @@ def _leaf_gram(leaf: list, boxes: list | None, overlap: bool) -> tuple[jax.Array
     return gram, (squares != 0).sum() > 1
 
 
-def _products(x: list, y: list) -> jax.Array:
+def _products(x: list, y: list, boxes: list | None) -> jax.Array:
     """Inner products (m, m) of two lists of which each pair is symmetric; 0 with None.
 
-    Pair by pair: the compiler fuses product and sum, where a matrix product would need the arrays copied into one.
+    Pair by pair: the compiler fuses product and sum, where a matrix product would need the arrays copied into one. Of
+    a pair only what both own is read.
     """
     pairs = {
-        (i, j): 0.0 if x[i] is None or y[j] is None else jnp.sum(x[i] * y[j])
+        (i, j): 0.0
+        if x[i] is None or y[j] is None
+        else jnp.sum(_common(x[i], boxes, i, j) * _common(y[j], boxes, i, j))
         for i in range(len(x))
         for j in range(i + 1)
     }
     return jnp.stack(
         [jnp.stack([jnp.asarray(pairs[max(i, j), min(i, j)]) for j in range(len(x))]) for i in range(len(x))]
     )
+
+
+def _common(x: jax.Array, boxes: list | None, i: int, j: int) -> jax.Array:
+    """The part of a leaf that the sub-models i and j both own; all of it where that is not known."""
+    if boxes is None or boxes[i] is None or boxes[j] is None:
+        return x
+    return x[tuple(slice(n) for n in map(min, boxes[i], boxes[j]))]
 
 
 def _mask(leaf: list, boxes: list | None, i: int) -> jax.Array:
