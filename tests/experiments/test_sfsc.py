@@ -24,7 +24,8 @@ def option(options, name):
 
 def test_a_method_of_one_run_gives_all_widths_and_may_start_from_the_full_one(asked):
     runs = sfsc.models("joint_from_full", "1")
-    assert [width for _, width in runs] == [0.25, 0.5, 0.75, 1.0] and len({run for run, _ in runs}) == 1
+    assert [width for _, width in runs] == [0.25, 0.5, 0.75, 1.0]
+    assert len({run for run, _ in runs}) == 1
     first, second = (options for _, options in asked)
     assert option(first, "config") == "configs/sfsc_resnet.py:independent=1,ff=128"
     assert option(second, "config") == "configs/sfsc_resnet.py:joint,ff=128"
@@ -40,7 +41,8 @@ def test_pairwise_training_ends_in_the_full_width_that_it_began_with(asked):
 def test_a_finished_run_is_not_trained_again(asked, tmp_path):
     (tmp_path / "joint_seed0").mkdir()
     (tmp_path / "joint_seed0" / "report.html").touch()
-    assert sfsc.models("joint", "0")[0] == (tmp_path / "joint_seed0", 0.25) and not asked
+    assert sfsc.models("joint", "0")[0] == (tmp_path / "joint_seed0", 0.25)
+    assert not asked
 
 
 def test_summary_tells_self_from_cross_and_counts_compatible_pairs():
@@ -49,5 +51,6 @@ def test_summary_tells_self_from_cross_and_counts_compatible_pairs():
     assert found["self"]["w0.5"] == {"mean": 31.0, "std": 1.41}
     assert found["cross"]["mean"] == pytest.approx(100 * (matrix.sum() - 1.4) / 12 + 1, abs=0.01)
     # The width of 0.75 finds less with the gallery of 0.5 than that one does itself.
-    assert found["upgraded"] == [5, 5] and found["pairs"] == 6
+    assert found["upgraded"] == [5, 5]
+    assert found["pairs"] == 6
     assert "[5, 5] of 6" in sfsc.table({"joint": found})[1]
