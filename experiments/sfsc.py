@@ -163,25 +163,27 @@ def table(rows: Mapping[str, Mapping]) -> list[str]:
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
-    seeds = SEEDS.value
-    found = {}
+    found = {method: [] for method in METHODS.value}
     # Seeds outside: what is there after the first is whole.
-    for seed in seeds:
+    for seed in SEEDS.value:
         for method in METHODS.value:
-            found.setdefault(method, []).append(matrices(method, seed))
+            found[method].append(matrices(method, seed))
     dims = list(found[METHODS.value[0]][0]["map"])
     rows = {
         metric: {
-            dim: {method: summary([one[metric][dim] for one in runs]) for method, runs in found.items()} for dim in dims
+            dim: {name: summary([one[metric][dim] for one in runs]) for name, runs in found.items()} for dim in dims
         }
         for metric in METRICS
     }
-    name = "emoji" if NPZ.value else "icons"
-    name += "" if DIM.value else "_nested"
-    own = [f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(seeds)}", f"--dim={DIM.value}"]
-    own += [f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
+    name = ("emoji" if NPZ.value else "icons") + ("" if DIM.value else "_nested")
+    own = [f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}", f"--dim={DIM.value}"]
+    own += [
+        f"--steps={STEPS.value}",
+        f"--base_width={BASE_WIDTH.value}",
+        *(["--npz=emoji_64.npz"] if NPZ.value else []),
+    ]
     record = {
-        "command": " ".join(["python -m experiments.sfsc", *(["--npz=emoji_64.npz"] if NPZ.value else []), *own]),
+        "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,
         **provenance(),
         "unit": "percent; rows of a matrix are widths of the queries, columns of the gallery",
@@ -190,15 +192,12 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(OUT.value)
     writers.write_json(out / f"sfsc_{name}.json", record)
     for dim in dims:
-        print(f"{dim} dims, identities of {name} not seen in training, {len(seeds)} seeds")
+        print(f"{dim} dims, identities of {name} not seen in training, {len(SEEDS.value)} seeds")
         print("\n".join(table(rows["map"][dim])))
-    first = METHODS.value[0]
+    first, last = METHODS.value[0], rows["map"][dims[-1]]
     title = f"{first}: mAP, %, identities not seen in training, {dims[-1]} dims"
-    matrix = rows["map"][dims[-1]][first]["matrix"]
-    results.draw(
-        out,
-        results.HeatMap(f"sfsc_{name}", title, NAMES, NAMES, matrix, "width of the gallery", "width of the queries"),
-    )
+    sides = ("width of the gallery", "width of the queries")
+    results.draw(out, results.HeatMap(f"sfsc_{name}", title, NAMES, NAMES, last[first]["matrix"], *sides))
 
 
 if __name__ == "__main__":
