@@ -1,13 +1,14 @@
 """SFSC against its baselines: do the widths of one run find each other's images, and at what price to themselves?
 
 python -m experiments.sfsc --workdir=runs/sfsc_icons
-python -m experiments.sfsc --workdir=runs/sfsc_emoji --npz=emoji_64.npz --seeds=0,1,2
-python -m experiments.sfsc --workdir=runs/sfsc_emoji --npz=emoji_64.npz --methods=sfsc,joint,kendall --out=/tmp
+python -m experiments.emoji_identities --npz=emoji_64.npz --data_dir=data/emoji
+python -m experiments.sfsc --workdir=runs/sfsc_emoji --data=array_record:emoji --data_dir=data --seeds=0,1,2
+python -m experiments.sfsc --workdir=runs/sfsc_icons --methods=sfsc,joint,kendall --out=runs/sfsc_icons
 
 Trains every run by the command a user types, four widths of a ResNet-10 by each method of configs/sfsc_resnet.py, on
-half of the identities (`icons:identities`, or the emoji of `experiments.emoji_identities`), embeds queries and gallery
-of the other half by every width, and ranks every width's queries in every width's gallery; what shares the identity
-and the hand that drew the query does not count. A run that is there is not done again.
+the identities of a set's split train (`prepare --open_set=0.5` makes such sets of any images with classes), embeds
+queries and gallery, of other identities, by every width, and ranks every width's queries in every width's gallery; what
+shares the identity and the camera of the query does not count. A run that is there is not done again.
 
 Prints, for each method, the mean over seeds of the mean average precision of a width in its own gallery and across
 widths, and how many of the six pairs are compatible: the wider one's queries find more in the narrower one's gallery
@@ -36,7 +37,8 @@ FROM_FULL = "_from_full"  # after the name of a method: it starts from the train
 SPLITS = ("query", "gallery")
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/sfsc_icons", "Where the runs and their features go.")
-NPZ = flags.DEFINE_string("npz", "", "The pictures that `experiments.emoji_identities` takes, instead of icons.")
+DATA = flags.DEFINE_string("data", "icons:identities", "A set with the splits train, query and gallery.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where a prepared set lies.")
 METHODS = flags.DEFINE_list(
     "methods",
     [
@@ -60,19 +62,12 @@ OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the 
 
 
 def data() -> list[str]:
-    """The options that choose the images; prepares them where they are not there."""
-    if not NPZ.value:
-        return ["--config.data.name=icons:identities", "--config.data.eval_split=query"]
-    folder = pathlib.Path(WORKDIR.value) / "data" / "emoji"
-    if not (folder / "manifest.json").exists():
-        call("emoji_identities", f"--npz={NPZ.value}", f"--data_dir={folder}", package="experiments")
-    return [
-        "--config.data.name=array_record:emoji",
-        f"--config.data.dir={folder.parent}",
-        "--config.data.train_ops=decode(3)|random_shift(4)",
-        "--config.data.eval_ops=decode(3)",
-        "--config.data.eval_split=query",
-    ]
+    """The options that choose the images, of three channels where they were prepared."""
+    own = [f"--config.data.name={DATA.value}", "--config.data.eval_split=query"]
+    if not DATA.value.startswith("array_record:"):
+        return own
+    ops = ["--config.data.train_ops=decode(3)|random_shift(4)", "--config.data.eval_ops=decode(3)"]
+    return [*own, f"--config.data.dir={DATA_DIR.value}", *ops]
 
 
 def train(name: str, mode: str, seed: str, *options: str) -> pathlib.Path:
@@ -187,13 +182,10 @@ def main(argv: list[str]) -> None:
         }
         for metric in METRICS
     }
-    name = ("emoji" if NPZ.value else "icons") + ("" if DIM.value else "_nested")
-    own = [f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}", f"--dim={DIM.value}"]
-    own += [
-        f"--steps={STEPS.value}",
-        f"--base_width={BASE_WIDTH.value}",
-        *(["--npz=emoji_64.npz"] if NPZ.value else []),
-    ]
+    name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.partition(":")[0]
+    name += "" if DIM.value else "_nested"
+    own = [f"--data={DATA.value}", f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}"]
+    own += [f"--dim={DIM.value}", f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
     record = {
         "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,
