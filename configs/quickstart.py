@@ -22,7 +22,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.model = {**defaults.resnet("10"), "base_width": 32}
     c.data.train_ops = "decode|random_shift(4)"
 
-    c.optim = {**defaults.sgd(0.05), "weight_decay": 5e-3, "no_decay": "bn"}
+    c.optim = {**defaults.sgd(0.05), "weight_decay": 1e-3, "no_decay": "bn"}
     c.schedule.warmup_steps = 50
     c.checkpoint.every = 200
     return defaults.apply_mode(c, mode, size=32, channels=1)
