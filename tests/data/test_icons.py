@@ -95,7 +95,7 @@ def test_racing_renderers_all_end_well(tmp_path, damaged, icons_dir, sides):
     racers = [context.Process(target=prepare, args=(tmp_path, barrier, results)) for _ in range(2)]
     for racer in racers:
         racer.start()
-    found = [results.get(timeout=60) for _ in racers]
+    found = [results.get(timeout=300) for _ in racers]
     for racer in racers:
         racer.join()
         assert racer.exitcode == 0
