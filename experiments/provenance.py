@@ -14,6 +14,6 @@ def provenance() -> dict[str, str]:
     return {"commit": commit, "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), jax {jax.__version__}"}
 
 
-def call(module: str, *arguments: str, package: str = "mrl_jax") -> None:
-    """Runs a command of the package, or of another one."""
-    subprocess.run([sys.executable, "-m", f"{package}.{module}", *arguments], check=True)
+def call(module: str, *arguments: str) -> None:
+    """Runs a command of the package."""
+    subprocess.run([sys.executable, "-m", f"mrl_jax.{module}", *arguments], check=True)

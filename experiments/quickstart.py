@@ -10,10 +10,10 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
 from absl import app, flags
 
 from experiments.provenance import provenance
+from experiments.seeds import over_seeds
 from mrl_jax import results, writers
 from mrl_jax.nesting import Nesting
 
@@ -34,12 +34,6 @@ def run(mode: str, seed: str) -> dict[str, dict[int, float]]:
     return results.curves({name: found["values"] for name, found in results.read(workdir).items()})
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Percent: mean over seeds, and the sample standard deviation."""
-    percent = 100 * np.array(values)
-    return {"mean": round(percent.mean(), 2), "std": round(percent.std(ddof=1) if len(percent) > 1 else 0.0, 2)}
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -48,7 +42,7 @@ def main(argv: list[str]) -> None:
     rows = []
     for metric in METRICS:
         for dim in DIMS:
-            ours, theirs = summary([c[metric][dim] for c in mrl]), summary([c[metric][dim] for c in ff[dim]])
+            ours, theirs = over_seeds([c[metric][dim] for c in mrl]), over_seeds([c[metric][dim] for c in ff[dim]])
             rows.append({"metric": metric, "dim": dim, "mrl": ours, "ff": theirs})
             print(f"{metric:20s} {dim:4d}  MRL {ours['mean']:5.2f} +- {ours['std']:4.2f}  FF {theirs['mean']:5.2f}")
     record = {

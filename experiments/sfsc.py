@@ -18,13 +18,14 @@ matrix of the method that finds most across widths.
 
 import json
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import app, flags
 
 from experiments.provenance import call, provenance
+from experiments.seeds import over_seeds
+from mrl_jax import compatibility as command
 from mrl_jax import extract, matched_sets, results, trained, writers
 from mrl_jax.evals import compatibility
 
@@ -89,9 +90,10 @@ def models(method: str, seed: str) -> list[tuple[pathlib.Path, float]]:
         run = train(method, mode, seed, *start)
         return [(run, width) for width in WIDTHS]
     if method == "bct":
-        start = [f"--config.init.path={full(seed)}"]
-        narrow = [train(f"bct={width:g}", f"bct={width:g}", seed, *start) for width in WIDTHS[:-1]]
-        return [(run, 1.0) for run in (*narrow, full(seed))]
+        widest = full(seed)
+        modes = [f"bct={width:g}" for width in WIDTHS[:-1]]
+        narrow = [train(mode, mode, seed, f"--config.init.path={widest}") for mode in modes]
+        return [(run, 1.0) for run in (*narrow, widest)]
     alone = [f"independent={width:g}" for width in WIDTHS]
     return [(train(mode, mode, seed), 1.0) for mode in alone]
 
@@ -120,13 +122,8 @@ def matrices(method: str, seed: str) -> dict[str, dict[str, list]]:
         return json.loads(file.read_text(encoding="utf-8"))
     folders = {name: embed(*model) for name, model in zip(NAMES, models(method, seed))}
     sets = matched_sets.open_sets(*({name: found[split] for name, found in folders.items()} for split in SPLITS))
-    found = {metric: {str(dim): np.zeros((len(NAMES),) * 2) for dim in sets.dims} for metric in METRICS}
-    for dim in sets.dims:
-        for i, queries in enumerate(sets.queries.values()):
-            for j, gallery in enumerate(sets.galleries.values()):
-                for metric, value in compatibility.measure(queries, gallery, sets.matching, METRICS, dim).items():
-                    found[metric][str(dim)][i, j] = value
-    plain = {metric: {dim: matrix.tolist() for dim, matrix in by_dim.items()} for metric, by_dim in found.items()}
+    found = command.matrices(sets, METRICS, sets.dims)
+    plain = {metric: {str(dim): matrix.tolist() for dim, matrix in by_dim.items()} for metric, by_dim in found.items()}
     writers.write_json(file, plain)
     return plain
 
@@ -137,24 +134,19 @@ def summary(matrix_Sxmxm: Sequence[Sequence]) -> dict:
     `self` by width, queries and gallery of one model; `mean_self`; `cross`, the mean of all pairs of different widths;
     `upgraded`, of each seed, how many of the pairs hold BCT's criterion, of `pairs`.
     """
-    percent = [100 * np.asarray(matrix) for matrix in matrix_Sxmxm]
-    others = ~np.eye(len(percent[0]), dtype=bool)
-    judged = [compatibility.compatible_pairs(matrix) for matrix in percent]
+    found = [np.asarray(matrix) for matrix in matrix_Sxmxm]
+    others = ~np.eye(len(found[0]), dtype=bool)
+    judged = [compatibility.compatible_pairs(matrix) for matrix in found]
     return {
-        "self": {name: _over_seeds([m[i, i] for m in percent]) for i, name in enumerate(NAMES)},
-        "mean_self": _over_seeds([np.diag(m).mean() for m in percent]),
-        "cross": _over_seeds([m[others].mean() for m in percent]),
-        "upgraded": [len(found.upgraded) for found in judged],
-        "served": [len(found.served) for found in judged],
+        "self": {name: over_seeds([m[i, i] for m in found]) for i, name in enumerate(NAMES)},
+        "mean_self": over_seeds([np.diag(m).mean() for m in found]),
+        "cross": over_seeds([m[others].mean() for m in found]),
+        "upgraded": [len(pairs.upgraded) for pairs in judged],
+        "served": [len(pairs.served) for pairs in judged],
         "pairs": judged[0].pairs,
-        "matrix": np.mean(percent, axis=0).round(2).tolist(),
-        "seeds": [m.round(2).tolist() for m in percent],
+        "matrix": (100 * np.mean(found, axis=0)).round(2).tolist(),
+        "seeds": [(100 * m).round(2).tolist() for m in found],
     }
-
-
-def _over_seeds(values: Sequence[float]) -> dict[str, float]:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(float(np.mean(values)), 2), "std": round(float(spread), 2)}
 
 
 def table(rows: Mapping[str, Mapping]) -> list[str]:

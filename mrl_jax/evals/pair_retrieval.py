@@ -78,10 +78,10 @@ def mrr(hits_QxK: np.ndarray) -> np.ndarray:
 
 def spearman(u_NxD: np.ndarray, v_NxD: np.ndarray, score_N: np.ndarray, dim: int) -> float:
     """The rank correlation of the cosines of the first `dim` features with the scores."""
-    u, v = u_NxD[:, :dim], v_NxD[:, :dim]
-    norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
     import scipy.stats  # slow to import, and few runs need it
 
+    u, v = u_NxD[:, :dim], v_NxD[:, :dim]
+    norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
     return float(scipy.stats.spearmanr((u * v).sum(axis=1) / np.maximum(norms, 1e-30), score_N).statistic)
 
 

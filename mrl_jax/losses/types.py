@@ -17,8 +17,8 @@ class NestedLoss(NamedTuple):
         that a head of zeros is right nowhere. None where that has no meaning.
       weight: (B,) float32; how much each example counts in the batch mean. None: all the same.
       uncertainty: (G, B) float32 in 0..1, of losses that know it; else None.
-      ahead: (G, B) bool; the matching pair is ahead of its row's own hard negatives. None where there are none.
       expected: (G, B) float32 in 0..1, the expected probability of the label, of the same losses; else None.
+      ahead: (G, B) bool; the matching pair is ahead of its row's own hard negatives. None where there are none.
     """
 
     total: jax.Array
@@ -26,8 +26,8 @@ class NestedLoss(NamedTuple):
     correct: jax.Array | None
     weight: jax.Array | None = None
     uncertainty: jax.Array | None = None
-    ahead: jax.Array | None = None
     expected: jax.Array | None = None
+    ahead: jax.Array | None = None
 
     @property
     def accuracy(self) -> jax.Array | None:
