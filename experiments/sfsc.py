@@ -3,6 +3,8 @@
 python -m experiments.sfsc --workdir=runs/sfsc_icons
 python -m experiments.emoji_identities --npz=emoji_64.npz --data_dir=data/emoji
 python -m experiments.sfsc --workdir=runs/sfsc_emoji --data=array_record:emoji --data_dir=data --seeds=0,1,2
+python -m mrl_jax.prepare tiny_imagenet --splits=train --open_set=0.5 --data_dir=data/tiny_open
+python -m experiments.sfsc --workdir=runs/sfsc_tiny --data=array_record:tiny_open --data_dir=data --max_queries=5000
 python -m experiments.sfsc --workdir=runs/sfsc_icons --methods=sfsc,joint,kendall --out=runs/sfsc_icons
 
 Trains every run by the command a user types, four widths of a ResNet-10 by each method of configs/sfsc_resnet.py, on
@@ -57,6 +59,7 @@ METHODS = flags.DEFINE_list(
 )
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run of every model per seed.")
 DIM = flags.DEFINE_integer("dim", 128, "Of the embedding, which is not nested; 0 nests 8, 16, ..., 128.")
+MAX_QUERIES = flags.DEFINE_integer("max_queries", 0, "Ask a sample of so many queries; 0: all.")
 STEPS = flags.DEFINE_integer("steps", 1000, "Updates of 64 images.")
 BASE_WIDTH = flags.DEFINE_integer("base_width", 16, "Channels of the full width's first stage.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
@@ -121,7 +124,8 @@ def matrices(method: str, seed: str) -> dict[str, dict[str, list]]:
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     folders = {name: embed(*model) for name, model in zip(NAMES, models(method, seed))}
-    sets = matched_sets.open_sets(*({name: found[split] for name, found in folders.items()} for split in SPLITS))
+    sides = ({name: found[split] for name, found in folders.items()} for split in SPLITS)
+    sets = matched_sets.open_sets(*sides, max_queries=MAX_QUERIES.value)
     found = command.matrices(sets, METRICS, sets.dims)
     plain = {metric: {str(dim): matrix.tolist() for dim, matrix in by_dim.items()} for metric, by_dim in found.items()}
     writers.write_json(file, plain)
@@ -178,6 +182,7 @@ def main(argv: list[str]) -> None:
     name += "" if DIM.value else "_nested"
     own = [f"--data={DATA.value}", f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}"]
     own += [f"--dim={DIM.value}", f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
+    own += [f"--max_queries={MAX_QUERIES.value}"] if MAX_QUERIES.value else []
     record = {
         "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,

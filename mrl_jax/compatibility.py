@@ -4,10 +4,13 @@ python -m mrl_jax.compatibility --queries=old:features/a/query,new:features/b/qu
     --galleries=old:features/a/gallery,new:features/b/gallery --out=studies/upgrade
 python -m mrl_jax.compatibility ... --dims=8,64,256 --metrics=map,cmc@1,tar@1e-3 --independent=alone
 python -m mrl_jax.compatibility ... --ground_truth=gnd_roxford5k.pkl --difficulty=medium --metrics=map_trapezoid
+python -m mrl_jax.compatibility --queries=old:a/query,new:b/query \\
+    --galleries=old:a/gallery1+a/gallery2,new:b/gallery1+b/gallery2 --pairs=ijbc_template_pair_label.txt --out=o
 
 Rows are models of the queries, columns models of the gallery, each a folder that `embed` wrote (one per split), from
-the oldest or smallest model to the newest or largest. Models may differ in size: their common prefix is compared.
-Where both sides have cameras, items of the query's own identity and camera do not count; identity -1 is junk.
+the oldest or smallest model to the newest or largest; A+B is the rows of two folders. Models may differ in size: their
+common prefix is compared. Where both sides have cameras, items of the query's own identity and camera do not count;
+identity -1 is junk. With --pairs only the pairs of a file count, its lines GALLERY QUERY SAME.
 Metrics: map, map@K, map_trapezoid, minp, cmc@K, r@K, tar@FAR, tpir@FPIR. Writes results/compatibility.json,
 plots/compatibility-*.png and report.html below --out.
 """
@@ -29,6 +32,7 @@ from mrl_jax.nesting import Nesting
 
 METRICS = ("map", "map@100", "minp", "cmc@1", "cmc@5", "tar@1e-3")
 UNKNOWN = "tpir@1e-2"  # added to them where some queries have nothing to find
+VERIFICATION = ("tar@1e-4", "tar@1e-5", "tar@1e-3")  # in their place where pairs are given
 LINE = 110  # characters
 Matrices = Mapping[str, Mapping[int, np.ndarray]]  # by metric and dim: (models of queries, models of galleries)
 
@@ -176,6 +180,18 @@ def write(out: pathlib.Path, sets: Sets, found: Matrices, judged: Mapping[str, A
     return [str(path) for path in (out / "results" / "compatibility.json", *pictures, page)]
 
 
+def _check_rules(options: Any) -> None:
+    """Raises ValueError for an option that says nothing beside the others."""
+    rules = [name for name in ("ground_truth", "pairs") if options[name].value]
+    if len(rules) > 1:
+        raise ValueError("--ground_truth and --pairs both say what counts: give one")
+    for name in ("junk", "camera_rule"):
+        if rules and options[name].present:
+            raise ValueError(f"--{name} cannot go with --{rules[0]}, whose lists say what counts")
+    if options["difficulty"].present and not options.ground_truth:
+        raise ValueError("--difficulty needs --ground_truth, whose lists say what counts")
+
+
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -184,10 +200,7 @@ def main(argv: list[str]) -> None:
     galleries = matched_sets.parse("--galleries", options.galleries)
     dims = trained.whole_numbers(options.dims)
     compatibility.check_metrics(options.metrics)
-    for name in ("junk", "camera_rule") if options.ground_truth else ("difficulty",):
-        if options[name].present:
-            other = "cannot go with" if options.ground_truth else "needs"
-            raise ValueError(f"--{name} {other} --ground_truth, whose lists say what counts")
+    _check_rules(options)
     if options.independent and not (options.independent in queries and options.independent in galleries):
         raise ValueError(f"--independent={options.independent} must be one of both --queries and --galleries")
     sets = matched_sets.open_sets(
@@ -197,11 +210,14 @@ def main(argv: list[str]) -> None:
         camera_rule=options.camera_rule,
         truth=options.ground_truth,
         difficulty=options.difficulty,
+        pairs=options.pairs,
+        max_queries=options.max_queries,
     )
     dims = dims_of(sets, dims)
     known = compatibility.check_known(sets.matching)
     unknown = int((~known).sum())
-    metrics = tuple(options.metrics) or METRICS + ((UNKNOWN,) if unknown else ())
+    by_default = VERIFICATION if options.pairs else METRICS + ((UNKNOWN,) if unknown else ())
+    metrics = tuple(options.metrics) or by_default
     facts = [*sets.facts, *([f"{unknown} queries have nothing to find; only tpir asks them"] if unknown else [])]
     sets = sets._replace(facts=facts)
     print("; ".join(facts) + ".")
@@ -221,6 +237,8 @@ if __name__ == "__main__":
     flags.DEFINE_enum("camera_rule", "auto", matched_sets.CAMERA_RULES, "Whether same identity and camera is left out.")
     flags.DEFINE_string("ground_truth", "", "gnd_roxford5k.pkl or gnd_rparis6k.pkl, in place of identities.")
     flags.DEFINE_enum("difficulty", "medium", list(matched_sets.DIFFICULTIES), "Which of its lists count.")
+    flags.DEFINE_string("pairs", "", "A file of lines GALLERY QUERY SAME, such as ijbc_template_pair_label.txt.")
+    flags.DEFINE_integer("max_queries", 0, "Ask a sample of so many queries; 0: all.")
     flags.DEFINE_string("independent", "", "The model that update gains are measured against; by default each new one.")
     flags.DEFINE_string("out", None, "The folder of results/, plots/ and report.html.", required=True)
     commands.run(main)

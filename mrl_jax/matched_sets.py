@@ -1,5 +1,6 @@
 """Features of the same queries and the same gallery by several models, and what matches what among them."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from mrl_jax import feature_pairs, features_dir
 from mrl_jax.choices import choose, nearest
 from mrl_jax.data import ground_truth
-from mrl_jax.evals.matching import Identities, Lists, Matching, pool_templates
+from mrl_jax.evals.matching import Identities, Lists, Matching, Pairs, pool_templates
 from mrl_jax.features_dir import Features
 
 JUNK = "-1"
@@ -19,6 +20,14 @@ DIFFICULTIES = {  # of Revisited Oxford and Paris: the lists of what is relevant
     "medium": (("easy", "hard"), ("junk",)),
     "hard": (("hard",), ("junk", "easy")),
 }
+
+
+class Pooled(NamedTuple):
+    """What is matched, rows or templates of rows: features (N, D), labels (N,), and the number that each goes by."""
+
+    z: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
 
 
 class Sets(NamedTuple):
@@ -69,36 +78,54 @@ def open_sets(
     camera_rule: str = "auto",
     truth: str = "",
     difficulty: str = "medium",
+    pairs: str = "",
+    max_queries: int = 0,
 ) -> Sets:
     """Opens and checks features of each model, faces pooled to templates where they have any.
 
     Args:
-      queries: paths by model.
+      queries: paths by model; "A+B" is the rows of A, then those of B.
       galleries: paths by model.
       junk: names of identities (numbers, where they have no names) that do not count in the gallery.
       camera_rule: whether an item of the query's identity and camera counts for nothing; "auto": where both have one.
       truth: the file of lists that says what matches, in place of identities.
       difficulty: which of its lists, a key of DIFFICULTIES.
+      pairs: the file of the pairs that are compared, in place of identities: lines of GALLERY QUERY SAME, numbers of
+        templates, or of rows where there are none.
+      max_queries: the most that are asked, a sample of them, the same at every call; 0: all.
 
     Raises:
       ValueError, FileNotFoundError: naming what does not fit, and where.
     """
+    if max_queries < 0:
+        raise ValueError(f"--max_queries={max_queries} must be at least 1, or 0 for all")
     choose("--camera_rule", camera_rule, CAMERA_RULES)
     choose("--difficulty", difficulty, DIFFICULTIES)
     own, others = _open("--queries", queries), _open("--galleries", galleries)
     made_by = _made_by(own, others)
     first, second = next(iter(own.values())), next(iter(others.values()))
     pooled = [{name: _pooled(found) for name, found in side.items()} for side in (own, others)]
+    matched = [next(iter(side.values())) for side in pooled]
     if truth:
         matching, facts = _lists(truth, difficulty, first, second)
+    elif pairs:
+        matching, facts = _pairs(pathlib.Path(pairs), *(side.numbers for side in matched))
     else:
-        ids = [next(iter(side.values()))[1] for side in pooled]
-        matching, facts = _identities(first, second, ids, junk, camera_rule)
+        matching, facts = _identities(first, second, [side.labels for side in matched], junk, camera_rule)
     known = [set(found.info.dims) for found in (*own.values(), *others.values())]
     dims = tuple(sorted(set.intersection(*known)))
-    q, g = ({name: z for name, (z, _) in side.items()} for side in pooled)
+    q, g = ({name: found.z for name, found in side.items()} for side in pooled)
     rows = f"{matching.shape[0]} queries, {matching.shape[1]} gallery items"
-    return Sets(q, g, matching, [rows, *facts], dims, made_by)
+    sets = Sets(q, g, matching, [rows, *facts], dims, made_by)
+    return _sample(sets, max_queries) if 0 < max_queries < matching.shape[0] else sets
+
+
+def _sample(sets: Sets, count: int) -> Sets:
+    """Some of the queries, by chance of seed 0."""
+    rows = np.sort(np.random.default_rng(0).choice(sets.matching.shape[0], count, replace=False))
+    queries = {name: z[rows] for name, z in sets.queries.items()}
+    facts = [*sets.facts, f"a sample of {count} of the queries"]
+    return sets._replace(queries=queries, matching=sets.matching.take(rows), facts=facts)
 
 
 def _made_by(queries: Mapping[str, Features], galleries: Mapping[str, Features]) -> dict[str, str]:
@@ -116,17 +143,49 @@ def _made_by(queries: Mapping[str, Features], galleries: Mapping[str, Features])
 
 def _open(flag: str, paths: Mapping[str, str]) -> dict[str, Features]:
     """The features of each model, of the same rows for all."""
-    found = {name: features_dir.open_features(path, verify=True) for name, path in paths.items()}
+    found = {
+        name: [features_dir.open_features(part, verify=True) for part in _folders(path)] for name, path in paths.items()
+    }
     first, *_ = found
-    for name, features in found.items():
+    for name, parts in found.items():
         where = f"{flag}: {name}:{paths[name]}"
-        feature_pairs.check_finite(where, features)
-        reason = _difference(found[first], features)
-        if reason:
+        for part in parts:
+            feature_pairs.check_finite(where, part)
+        reasons = [f"number of folders ({len(parts)} and {len(found[first])})"]
+        if len(parts) == len(found[first]):
+            reasons = list(filter(None, map(_difference, found[first], parts)))
+        if reasons:
             raise ValueError(
-                f"{where} and {first}:{paths[first]} differ in their {reason}: embed the same split with every model"
+                f"{where} and {first}:{paths[first]} differ in their {reasons[0]}: embed the same split with every "
+                "model"
             )
-    return found
+    return {name: _joined(f"{flag}: {name}:{paths[name]}", parts) for name, parts in found.items()}
+
+
+def _folders(path: str) -> list[str]:
+    return [path] if pathlib.Path(path).exists() else path.split("+")
+
+
+def _joined(where: str, parts: Sequence[Features]) -> Features:
+    """The rows of several splits by one model, one after the other."""
+    first, *others = parts
+    for other in others:
+        different = {
+            "model": features_dir.model_of(other.info) != features_dir.model_of(first.info),
+            "size": other.z.shape[1] != first.z.shape[1],
+            "names of identities": other.info.label_names != first.info.label_names,
+            "files": other.info.fields.keys() != first.info.fields.keys(),
+        }
+        if any(different.values()):
+            what = next(name for name, differ in different.items() if differ)
+            raise ValueError(
+                f"{where}: its folders differ in their {what}: join splits of one set, embedded by one model"
+            )
+    if not others:
+        return first
+    fields = {name: np.concatenate([part.info.fields[name] for part in parts]) for name in first.info.fields}
+    z, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("z", "labels"))
+    return Features(z, labels, dataclasses.replace(first.info, fields=fields))
 
 
 def _difference(a: Features, b: Features) -> str:
@@ -147,14 +206,43 @@ def _difference(a: Features, b: Features) -> str:
     return features_dir.FIELDS[wrong[0]] if wrong else ""
 
 
-def _pooled(found: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The features and labels of what is matched: rows, or templates of rows."""
+def _pooled(found: Features) -> Pooled:
     fields = found.info.fields
     if "template" not in fields:
-        return found.z, np.asarray(found.labels)
+        return Pooled(found.z, np.asarray(found.labels), np.arange(len(found.z)))
     media = fields["media"] if "media" in fields else np.arange(len(found.z))
     z, first = pool_templates(np.asarray(found.z, np.float64), fields["template"], media)
-    return z, np.asarray(found.labels)[first]
+    return Pooled(z, np.asarray(found.labels)[first], fields["template"][first])
+
+
+def _pairs(path: pathlib.Path, query_numbers: np.ndarray, gallery_numbers: np.ndarray) -> tuple[Matching, list[str]]:
+    """The pairs of a file, its numbers as rows."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--pairs={path} does not exist: name a file of lines GALLERY QUERY SAME")
+    listed = ground_truth.read_pairs(path)
+    rows = []
+    for flag, numbers, asked in (
+        ("--galleries", gallery_numbers, listed[:, 0]),
+        ("--queries", query_numbers, listed[:, 1]),
+    ):
+        order = np.argsort(numbers)
+        at = order[np.minimum(np.searchsorted(numbers, asked, sorter=order), len(order) - 1)]
+        if (unknown := numbers[at] != asked).any():
+            raise ValueError(
+                f"--pairs={path} names {asked[unknown.argmax()]}, which is none of {len(numbers)} of {flag}: a line is "
+                "GALLERY QUERY SAME; join the folders of all that it names with +"
+            )
+        rows.append(at)
+    same = listed[:, 2] == 1
+    facts = [f"{len(same)} pairs of {path}, {same.sum()} of them of one identity"]
+    own, others = (_by_query(rows[1][chosen], rows[0][chosen], len(query_numbers)) for chosen in (same, ~same))
+    return Pairs(own, others, len(gallery_numbers)), facts
+
+
+def _by_query(query_P: np.ndarray, gallery_P: np.ndarray, queries: int) -> list[np.ndarray]:
+    """The gallery rows of each query."""
+    order = np.argsort(query_P, kind="stable")
+    return np.split(gallery_P[order], np.searchsorted(query_P[order], np.arange(1, queries)))
 
 
 def _lists(path: str, difficulty: str, queries: Features, gallery: Features) -> tuple[Matching, list[str]]:

@@ -178,6 +178,62 @@ def test_faces_are_pooled_to_templates(tmp_path):
     assert open_sets(path, path).matching.query_cameras is None
 
 
+def test_pairs_in_place_of_identities(tmp_path):
+    rng = np.random.default_rng(0)
+    z, templates = rng.normal(size=(9, 4)), np.array([7, 7, 3, 5, 5, 5, 8, 2, 2])
+    parts = [slice(0, 3), slice(3, 7), slice(7, 9)]
+    folders = [save(tmp_path / str(i), z[p], templates[p], None, template=templates[p]) for i, p in enumerate(parts)]
+    queries, gallery = {"m": folders[0]}, {"m": f"{folders[1]}+{folders[2]}"}
+    path = tmp_path / "pairs.txt"
+    path.write_text("5 7 1\n8 7 0\n2 3 1\n5 3 0\n8 3 0\n")
+    sets = open_sets(queries, gallery, pairs=str(path))
+    relevant, valid = sets.matching.tile(slice(0, 2))  # queries 3, 7; gallery 2, 5, 8
+    assert relevant.tolist() == [[True, False, False], [False, True, False]]
+    assert valid.tolist() == [[True, True, True], [False, True, True]]
+    pooled = {n: np.sum(z[templates == n], axis=0) for n in np.unique(templates)}
+    unit = {n: found / np.linalg.norm(found) for n, found in pooled.items()}
+    other = max(unit[g] @ unit[q] for g, q in ((8, 7), (5, 3), (8, 3)))
+    expected = np.mean([unit[5] @ unit[7] > other, unit[2] @ unit[3] > other])
+    assert measure(sets.queries["m"], sets.galleries["m"], sets.matching, ["tar@0"])["tar@0"] == expected
+    assert "5 pairs of" in sets.facts[1]
+    for text, message in (
+        ("5 7 1\n9 7 0", r"names 9, which is none of 3 of --galleries"),
+        ("5 8 1", r"names 8, which is none of 2 of --queries"),
+        ("5 7 1\n5 7 0", "lists the pair 5 7 twice"),
+        ("5 7 2", "SAME 1 or 0"),
+        ("a b c", "is not a list of pairs, lines of GALLERY QUERY SAME"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            open_sets(queries, gallery, pairs=str(path))
+
+
+def test_folders_joined_must_be_of_one_model(models, tmp_path):
+    queries, galleries = two(models, "old", "new")
+    both = {name: f"{path}+{path}" for name, path in galleries.items()}
+    joined = open_sets(queries, both)
+    assert joined.matching.shape == (12, 24)
+    np.testing.assert_array_equal(joined.galleries["new"][12:], joined.galleries["new"][:12])
+    with pytest.raises(ValueError, match=r"number of folders \(1 and 2\)"):
+        open_sets(queries, both | {"new": galleries["new"]})
+    short = save(tmp_path / "short", np.ones((12, 3)))
+    with pytest.raises(ValueError, match="its folders differ in their size"):
+        open_sets(queries, {name: f"{path}+{short}" for name, path in galleries.items()})
+
+
+def test_a_sample_of_the_queries_is_of_the_same_rows_for_all(models):
+    whole, some = open_sets(*models), open_sets(*models, max_queries=5)
+    relevant, valid = whole.matching.tile(slice(0, 12))
+    rows = [np.flatnonzero((whole.queries["old"] == row).all(axis=1)).item() for row in some.queries["old"]]
+    assert rows == sorted(set(rows))
+    for name, z in some.queries.items():
+        np.testing.assert_array_equal(z, whole.queries[name][rows])
+    np.testing.assert_array_equal(some.matching.tile(slice(0, 5)), (relevant[rows], valid[rows]))
+    assert "a sample of 5 of the queries" in some.facts
+    with pytest.raises(ValueError, match="--max_queries=-1 must be at least 1"):
+        open_sets(*models, max_queries=-1)
+
+
 def test_several_identities_of_a_row():
     ids = matching.Identities(np.array([[1, -1], [2, 3]]), np.array([[3, 1], [-1, -1], [2, -1]]))
     assert ids.tile(slice(0, 2))[0].tolist() == [[True, False, False], [True, False, True]]
@@ -249,3 +305,5 @@ def test_the_command(models, tmp_path):
     assert "error: --independent=x must be one of both" in output
     output = command.finish(command.start("mrl_jax.compatibility", *flags, "--difficulty=hard"), expect=1)
     assert "error: --difficulty needs --ground_truth, whose lists say what counts" in output
+    output = command.finish(command.start("mrl_jax.compatibility", *flags, "--pairs=p", "--junk=3"), expect=1)
+    assert "error: --junk cannot go with --pairs, whose lists say what counts" in output

@@ -1,7 +1,9 @@
-"""The lists that say what matches each query of Revisited Oxford and Paris: gnd_roxford5k.pkl, gnd_rparis6k.pkl.
+"""Files that say what matches what, where identities alone do not.
 
-The file is a pickle, and a pickle is a program: this one may build containers, numbers and numpy arrays, and name
-nothing else.
+Revisited Oxford and Paris, gnd_roxford5k.pkl and gnd_rparis6k.pkl: by query what counts and what is left out. The file
+is a pickle, and a pickle is a program: this one may build containers, numbers and numpy arrays, and name nothing else.
+
+Verification, such as ijbc_template_pair_label.txt of IJB-C: the pairs that are compared, and which are of one identity.
 """
 
 import pathlib
@@ -64,3 +66,25 @@ def read(path: pathlib.Path) -> GroundTruth:
     if rows.size and not 0 <= rows.min() <= rows.max() < len(gallery):
         raise ValueError(f"{path} names the rows {rows.min()} to {rows.max()} of a gallery of {len(gallery)}")
     return GroundTruth(gallery, queries, boxes, *lists)
+
+
+def read_pairs(path: pathlib.Path) -> np.ndarray:
+    """The lines GALLERY QUERY SAME of a text file, whole numbers, SAME 1 or 0: (M, 3) int64.
+
+    Raises:
+      ValueError: where it is no such file, or names a pair twice.
+    """
+    try:
+        found = np.loadtxt(path, np.int64, ndmin=2)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is not a list of pairs, lines of GALLERY QUERY SAME in whole numbers ({error})"
+        ) from None
+    if not found.size or found.shape[1] != 3 or not np.isin(found[:, 2], (0, 1)).all():
+        raise ValueError(f"{path} is not a list of pairs: each line must be GALLERY QUERY SAME, SAME 1 or 0")
+    order = np.lexsort((found[:, 0], found[:, 1]))
+    again = (np.diff(found[order, :2], axis=0) == 0).all(axis=1)
+    if again.any():
+        gallery, query, _ = found[order[np.argmax(again)]]
+        raise ValueError(f"{path} lists the pair {gallery} {query} twice: each pair counts once")
+    return found[order]

@@ -15,6 +15,9 @@ class Matching(Protocol):
     def tile(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Relevant (B, N) and valid (B, N) booleans of some queries; relevant items may be invalid."""
 
+    def take(self, rows: np.ndarray) -> "Matching":
+        """That of some queries alone, in this order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Identities:
@@ -48,6 +51,11 @@ class Identities:
             valid = valid & ~(relevant & same)
         return relevant, valid
 
+    def take(self, rows: np.ndarray) -> "Identities":
+        """See `Matching`."""
+        cameras = None if self.query_cameras is None else np.asarray(self.query_cameras)[rows]
+        return dataclasses.replace(self, query_ids=self.query_ids[rows], query_cameras=cameras)
+
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
@@ -76,6 +84,45 @@ class Lists:
             relevant[at, self.relevant[query]] = True
             valid[at, self.ignored[query]] = False
         return relevant, valid
+
+    def take(self, rows: np.ndarray) -> "Lists":
+        """See `Matching`."""
+        return Lists([self.relevant[row] for row in rows], [self.ignored[row] for row in rows], self.gallery)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """By query the gallery rows that it is compared with, those of its own identity and the others; no row else counts.
+
+    The protocol of verification, one to one, as LFW and IJB-C have it.
+
+    Attributes:
+      same: rows of each query.
+      others: rows of each query.
+      gallery: how many items there are.
+    """
+
+    same: Sequence[np.ndarray]
+    others: Sequence[np.ndarray]
+    gallery: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries, gallery items."""
+        return len(self.same), self.gallery
+
+    def tile(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """See `Matching`."""
+        chosen = range(*rows.indices(len(self.same)))
+        relevant, valid = (np.zeros((len(chosen), self.gallery), bool) for _ in range(2))
+        for at, query in enumerate(chosen):
+            relevant[at, self.same[query]] = True
+            valid[at, self.same[query]] = valid[at, self.others[query]] = True
+        return relevant, valid
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """See `Matching`."""
+        return Pairs([self.same[row] for row in rows], [self.others[row] for row in rows], self.gallery)
 
 
 def _share(query_ids: np.ndarray, gallery_ids: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 A template is what is known of one person: pictures and frames of videos. `compatibility` pools the features of its
 rows: the mean of each medium, their sum, made a unit vector. Gallery and probe templates are those of the 1:N
 protocol, whose two galleries are splits of their own; a person is in one of them, so that probes of the other are
-unknown there. With meta/ijbc_name_5pts_score.txt, faces are aligned to 112x112 as those of training usually are.
+unknown there. One to one, `compatibility --pairs=meta/ijbc_template_pair_label.txt` takes probes as queries and both
+galleries joined. With meta/ijbc_name_5pts_score.txt, faces are aligned to 112x112 as those of training usually are.
 """
 
 import functools
