@@ -14,7 +14,7 @@ Expected, published, ImageNet 1-NN of the image tower at 12 to 768 dims: MRL 43.
 the largest model alone, cut, 11.90 33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.
 
 `:small` is a ResNet-10 and a BERT-Tiny on icons and their names, for two CPU cores;
-`python -m experiments.icon_names` runs and measures it.
+`python -m experiments.image_text` runs and measures it.
 """
 
 import ml_collections

@@ -1,0 +1,157 @@
+"""Pictures and their names in one space: one nested model against models of single dims, and cuts of the largest.
+
+python -m experiments.image_text --workdir=runs/icon_names
+python -m experiments.emoji_captions --npz=emoji_64.npz --data_dir=data/emoji_captions
+python -m experiments.image_text --workdir=runs/emoji --data=array_record:emoji_captions --data_dir=data
+
+The first set comes with a dependency. Trains `configs/align_b16_bert.py:small`, and the same model at each of its dims
+alone; the largest of these is evaluated at smaller dims too: cut as it is, in a random order of its features, and by
+its principal components. What is there is not done again. Prints tables of recall at 1, zero-shot classification and
+1-NN of the image tower, mean over seeds. Writes experiments/results/image_text_DATA.json, and as image_text_DATA.png
+what texts find at three dims.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from experiments import found_pictures, linear_maps
+from experiments.provenance import call, provenance
+from experiments.seeds import over_seeds
+from mrl_jax import parts, results, trained, writers
+from mrl_jax.nesting import Nesting
+
+CONFIG = "configs/align_b16_bert.py"
+NESTING = Nesting.halving(128, 8)  # of the config
+DIMS = NESTING.dims
+SHOWN_DIMS, SHOWN = (8, 32, 128), 10
+PRINTED = ("pairs/from_pair_r1", "pairs/to_pair_r1", "zero_shot/top1", "knn/top1")
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/icon_names", "Where the runs go.")
+DATA = flags.DEFINE_string("data", "icons:names", "A set of pictures with captions, its splits train and test.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where a prepared set lies.")
+FF = flags.DEFINE_list(
+    "ff", [str(dim) for dim in DIMS], "Dims of models to train alone; cuts are of the largest dim's."
+)
+SEEDS = flags.DEFINE_list("seeds", ["0"], "One run of every model per seed.")
+STEPS = flags.DEFINE_integer("steps", 800, "Updates of 128 pairs.")
+QUERIES = flags.DEFINE_list("queries", ["camera", "shopping cart", "arrow left"], "Texts for the picture.")
+OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
+
+Values = dict[str, float]  # by "evaluator/metric@dim"
+
+
+def train(name: str, mode: str, seed: str) -> pathlib.Path:
+    """Trains a run if it is not there, and returns its folder."""
+    workdir = pathlib.Path(WORKDIR.value) / f"{name}_seed{seed}"
+    config = [f"--config={CONFIG}:{mode}", f"--config.seed={seed}", f"--config.total_steps={STEPS.value}"]
+    if DATA.value.startswith("array_record:"):
+        config += [f"--config.data.name={DATA.value}", f"--config.data.dir={DATA_DIR.value}"]
+        config += ["--config.data.train_ops=decode(3)|random_shift(4)", "--config.data.eval_ops=decode(3)"]
+    if not (workdir / "report.html").exists():
+        call("train", *config, f"--workdir={workdir}")
+    return workdir
+
+
+def own(workdir: pathlib.Path) -> Values:
+    """What the evaluators of a run found, by "evaluator/metric@dim"."""
+    return _named({name: found["values"] for name, found in results.read(workdir).items()})
+
+
+def cuts(workdir: pathlib.Path, seed: str) -> dict[str, Values]:
+    """By name of the cut what the evaluators find of a run that was trained at its full size alone."""
+    file = workdir / "cuts.json"
+    if not file.exists():
+        run, variables = assembled(workdir)
+        with jax.set_mesh(run.mesh):
+            stores = linear_maps.mapped(parts.feature_store(run, parts.make_embed(run), variables), NESTING, int(seed))
+            found = {
+                name: _named({key: dict(evaluator.run(store)) for key, evaluator in run.evaluators.items()})
+                for name, store in stores.items()
+            }
+        writers.write_json(file, found)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _named(found: Mapping[str, Values]) -> Values:
+    return {f"{evaluator}/{key}": value for evaluator, values in found.items() for key, value in values.items()}
+
+
+def assembled(workdir: pathlib.Path) -> tuple[parts.Parts, Any]:
+    """A run's parts and the variables of its newest checkpoint."""
+    step = trained.choose_step(workdir, None)
+    run = trained.assemble(workdir, step, trained.config_of(workdir, step))
+    with jax.set_mesh(run.mesh):
+        return run, trained.variables(workdir, step, run)
+
+
+def measured(seed: str) -> dict[str, Values]:
+    """By model what its evaluators find: at every dim of the nested one and of the cuts, of `ff` each dim by itself."""
+    found = {"mrl": own(train("mrl", "small", seed)), "ff": {}}
+    for dim in FF.value:
+        values = own(train(f"ff{dim}", f"small,ff={dim}", seed))
+        found["ff"] |= {key: value for key, value in values.items() if key.endswith(f"@{dim}")}
+    if str(DIMS[-1]) in FF.value:
+        largest = cuts(train(f"ff{DIMS[-1]}", f"small,ff={DIMS[-1]}", seed), seed)
+        found |= {f"ff{DIMS[-1]} {name}": values for name, values in largest.items()}
+    return found
+
+
+def rows(seeds: Sequence[Mapping[str, Values]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By metric, model and dim, in percent: mean and sample standard deviation over seeds."""
+    metrics = dict.fromkeys(results.split_name(key)[0] for key in seeds[0]["mrl"])
+    return {
+        metric: {
+            model: {
+                str(dim): over_seeds([one[model][f"{metric}@{dim}"] for one in seeds])
+                for dim in DIMS
+                if f"{metric}@{dim}" in seeds[0][model]
+            }
+            for model in seeds[0]
+        }
+        for metric in metrics
+    }
+
+
+def table(by_model: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """A line a model, in percent."""
+    lines = [f"{'dims':14}" + "".join(f"{dim:>13}" for dim in DIMS)]
+    for model, by_dim in by_model.items():
+        cells = (
+            f"{by_dim[str(d)]['mean']:7.2f}±{by_dim[str(d)]['std']:5.2f}" if str(d) in by_dim else "" for d in DIMS
+        )
+        lines.append(f"{model:14}" + "".join(f"{cell:>13}" for cell in cells))
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    del argv
+    name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.replace(":", "_")
+    found = rows([measured(seed) for seed in SEEDS.value])
+    own = [f"--data={DATA.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
+    record = {
+        "command": " ".join(["python -m experiments.image_text", *own, f"--steps={STEPS.value}"]),
+        "config": f"{CONFIG}:small",
+        **provenance(),
+        "unit": "percent of the test split",
+        "rows": found,
+    }
+    out = pathlib.Path(OUT.value)
+    writers.write_json(out / f"image_text_{name}.json", record)
+    for metric in PRINTED:
+        print(f"{metric}, {name}, {len(SEEDS.value)} seeds")
+        print("\n".join(table(found[metric])))
+    run, variables = assembled(train("mrl", "small", SEEDS.value[0]))
+    with jax.set_mesh(run.mesh):
+        store = parts.feature_store(run, parts.make_embed(run), variables)
+        shown = found_pictures.search(store, QUERIES.value, SHOWN_DIMS, SHOWN)
+    found_pictures.draw(out / f"image_text_{name}.png", run.config, shown, QUERIES.value, SHOWN_DIMS)
+
+
+if __name__ == "__main__":
+    app.run(main)
