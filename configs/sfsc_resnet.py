@@ -20,8 +20,8 @@ prefix of 8, 16, ... is trained by one tied head shared by all widths. `:ff=128`
 
 SGD with momentum, clipped, 1,500 updates of 64. Cost: 1.9 times the operations of the full width alone (a width costs
 about its square), minutes on two CPU cores. The learning rate and the schedule are ours: no recipe of the paper is
-known, nor are its numbers. Expected: experiments/results/sfsc_emoji.json, where starting from `:independent=1` and
-`:regress` helped, and SFSC's two ingredients did not.
+known, nor are its numbers. Expected: experiments/results/sfsc_emoji.json and sfsc_tiny_open.json: starting from
+`:independent=1` and `:regress` helped in both, and SFSC's two ingredients did not.
 """
 
 import ml_collections
