@@ -13,7 +13,7 @@ what texts find at three dims.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from absl import app, flags
 
 from experiments import found_pictures, linear_maps
 from experiments.provenance import call, provenance
-from experiments.seeds import over_seeds
+from experiments.seeds import by_dim, table
 from mrl_jax import parts, results, trained, writers
 from mrl_jax.nesting import Nesting
 
@@ -101,38 +101,11 @@ def measured(seed: str) -> dict[str, Values]:
     return found
 
 
-def rows(seeds: Sequence[Mapping[str, Values]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """By metric, model and dim, in percent: mean and sample standard deviation over seeds."""
-    metrics = dict.fromkeys(results.split_name(key)[0] for key in seeds[0]["mrl"])
-    return {
-        metric: {
-            model: {
-                str(dim): over_seeds([one[model][f"{metric}@{dim}"] for one in seeds])
-                for dim in DIMS
-                if f"{metric}@{dim}" in seeds[0][model]
-            }
-            for model in seeds[0]
-        }
-        for metric in metrics
-    }
-
-
-def table(by_model: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """A line a model, in percent."""
-    lines = [f"{'dims':14}" + "".join(f"{dim:>13}" for dim in DIMS)]
-    for model, by_dim in by_model.items():
-        cells = (
-            f"{by_dim[str(d)]['mean']:7.2f}±{by_dim[str(d)]['std']:5.2f}" if str(d) in by_dim else "" for d in DIMS
-        )
-        lines.append(f"{model:14}" + "".join(f"{cell:>13}" for cell in cells))
-    return lines
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
     name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.replace(":", "_")
-    found = rows([measured(seed) for seed in SEEDS.value])
+    found = by_dim([measured(seed) for seed in SEEDS.value], DIMS)
     own = [f"--data={DATA.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
     record = {
         "command": " ".join(["python -m experiments.image_text", *own, f"--steps={STEPS.value}"]),
@@ -145,7 +118,7 @@ def main(argv: list[str]) -> None:
     writers.write_json(out / f"image_text_{name}.json", record)
     for metric in PRINTED:
         print(f"{metric}, {name}, {len(SEEDS.value)} seeds")
-        print("\n".join(table(found[metric])))
+        print("\n".join(table(found[metric], DIMS)))
     run, variables = assembled(train("mrl", "small", SEEDS.value[0]))
     with jax.set_mesh(run.mesh):
         store = parts.feature_store(run, parts.make_embed(run), variables)

@@ -1,11 +1,42 @@
-"""One number from the runs of several seeds."""
+"""One number, and one table, from the runs of several seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from mrl_jax import results
+
+Values = Mapping[str, float]  # by "evaluator/metric@dim"
 
 
 def over_seeds(fractions: Sequence[float]) -> dict[str, float]:
     """Percent: mean over seeds, and the sample standard deviation, 0 of one seed."""
     percent = 100 * np.array(fractions)
     return {"mean": round(percent.mean(), 2), "std": round(percent.std(ddof=1) if len(percent) > 1 else 0.0, 2)}
+
+
+def by_dim(
+    seeds: Sequence[Mapping[str, Values]], dims: Sequence[int]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By metric of the first model, by model and by dim what `over_seeds` says of each seed's values by model."""
+    metrics = dict.fromkeys(results.split_name(key)[0] for key in next(iter(seeds[0].values())))
+    return {
+        metric: {
+            model: {
+                str(dim): over_seeds([one[model][f"{metric}@{dim}"] for one in seeds])
+                for dim in dims
+                if f"{metric}@{dim}" in seeds[0][model]
+            }
+            for model in seeds[0]
+        }
+        for metric in metrics
+    }
+
+
+def table(by_model: Mapping[str, Mapping[str, Mapping[str, float]]], dims: Sequence[int]) -> list[str]:
+    """A line a model, in percent; empty where it has no such dim."""
+    lines = [f"{'dims':14}" + "".join(f"{dim:>13}" for dim in dims)]
+    for model, found in by_model.items():
+        cells = (f"{found[str(d)]['mean']:7.2f}±{found[str(d)]['std']:5.2f}" if str(d) in found else "" for d in dims)
+        lines.append(f"{model:14}" + "".join(f"{cell:>13}" for cell in cells))
+    return lines
