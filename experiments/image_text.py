@@ -11,18 +11,15 @@ its principal components. What is there is not done again. Prints tables of reca
 what texts find at three dims.
 """
 
-import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 from absl import app, flags
 
-from experiments import found_pictures, linear_maps
+from experiments import found_pictures, linear_maps, single_dims
 from experiments.provenance import call, provenance
 from experiments.seeds import by_dim, table
-from mrl_jax import parts, results, trained, writers
+from mrl_jax import parts, writers
 from mrl_jax.nesting import Nesting
 
 CONFIG = "configs/align_b16_bert.py"
@@ -42,70 +39,26 @@ STEPS = flags.DEFINE_integer("steps", 800, "Updates of 128 pairs.")
 QUERIES = flags.DEFINE_list("queries", ["camera", "shopping cart", "arrow left"], "Texts for the picture.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
 
-Values = dict[str, float]  # by "evaluator/metric@dim"
 
-
-def train(name: str, mode: str, seed: str) -> pathlib.Path:
+def train(run: str, mode: str) -> pathlib.Path:
     """Trains a run if it is not there, and returns its folder."""
-    workdir = pathlib.Path(WORKDIR.value) / f"{name}_seed{seed}"
-    config = [f"--config={CONFIG}:{mode}", f"--config.seed={seed}", f"--config.total_steps={STEPS.value}"]
+    workdir = pathlib.Path(WORKDIR.value) / run
+    config = [f"--config={CONFIG}:{mode}", f"--config.seed={run.rsplit('seed')[1]}"]
+    config += [f"--config.total_steps={STEPS.value}"]
     if DATA.value.startswith("array_record:"):
         config += [f"--config.data.name={DATA.value}", f"--config.data.dir={DATA_DIR.value}"]
         config += ["--config.data.train_ops=decode(3)|random_shift(4)", "--config.data.eval_ops=decode(3)"]
-    if not (workdir / "report.html").exists():
+    if not single_dims.finished(workdir):
         call("train", *config, f"--workdir={workdir}")
     return workdir
-
-
-def own(workdir: pathlib.Path) -> Values:
-    """What the evaluators of a run found, by "evaluator/metric@dim"."""
-    return _named({name: found["values"] for name, found in results.read(workdir).items()})
-
-
-def cuts(workdir: pathlib.Path, seed: str) -> dict[str, Values]:
-    """By name of the cut what the evaluators find of a run that was trained at its full size alone."""
-    file = workdir / "cuts.json"
-    if not file.exists():
-        run, variables = assembled(workdir)
-        with jax.set_mesh(run.mesh):
-            stores = linear_maps.mapped(parts.feature_store(run, parts.make_embed(run), variables), NESTING, int(seed))
-            found = {
-                name: _named({key: dict(evaluator.run(store)) for key, evaluator in run.evaluators.items()})
-                for name, store in stores.items()
-            }
-        writers.write_json(file, found)
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _named(found: Mapping[str, Values]) -> Values:
-    return {f"{evaluator}/{key}": value for evaluator, values in found.items() for key, value in values.items()}
-
-
-def assembled(workdir: pathlib.Path) -> tuple[parts.Parts, Any]:
-    """A run's parts and the variables of its newest checkpoint."""
-    step = trained.choose_step(workdir, None)
-    run = trained.assemble(workdir, step, trained.config_of(workdir, step))
-    with jax.set_mesh(run.mesh):
-        return run, trained.variables(workdir, step, run)
-
-
-def measured(seed: str) -> dict[str, Values]:
-    """By model what its evaluators find: at every dim of the nested one and of the cuts, of `ff` each dim by itself."""
-    found = {"mrl": own(train("mrl", "small", seed)), "ff": {}}
-    for dim in FF.value:
-        values = own(train(f"ff{dim}", f"small,ff={dim}", seed))
-        found["ff"] |= {key: value for key, value in values.items() if key.endswith(f"@{dim}")}
-    if str(DIMS[-1]) in FF.value:
-        largest = cuts(train(f"ff{DIMS[-1]}", f"small,ff={DIMS[-1]}", seed), seed)
-        found |= {f"ff{DIMS[-1]} {name}": values for name, values in largest.items()}
-    return found
 
 
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
     name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.replace(":", "_")
-    found = by_dim([measured(seed) for seed in SEEDS.value], DIMS)
+    maps = linear_maps.of_pairs
+    found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
     own = [f"--data={DATA.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
     record = {
         "command": " ".join(["python -m experiments.image_text", *own, f"--steps={STEPS.value}"]),
@@ -119,7 +72,7 @@ def main(argv: list[str]) -> None:
     for metric in PRINTED:
         print(f"{metric}, {name}, {len(SEEDS.value)} seeds")
         print("\n".join(table(found[metric], DIMS)))
-    run, variables = assembled(train("mrl", "small", SEEDS.value[0]))
+    run, variables = single_dims.assembled(train(f"mrl_seed{SEEDS.value[0]}", "small"))
     with jax.set_mesh(run.mesh):
         store = parts.feature_store(run, parts.make_embed(run), variables)
         shown = found_pictures.search(store, QUERIES.value, SHOWN_DIMS, SHOWN)

@@ -1,4 +1,4 @@
-"""Linear maps of a dual encoder that was not nested: what its prefixes would have to be better than."""
+"""Linear maps of models that were not nested: what nested prefixes have to be better than."""
 
 from collections.abc import Mapping
 
@@ -38,7 +38,30 @@ class Mapped:
         return ((_unit(z_NxD) - mean_D) @ self._matrix_DxK).astype(np.float32)
 
 
-def mapped(store: FeatureStore, nesting: Nesting, seed: int) -> dict[str, Mapped]:
+class MappedHead:
+    """A store of a masked language model whose features at the gaps, and the head with them, went through one matrix.
+
+    The logits of the full dim are those of the model. Attributes: as `Mapped`.
+    """
+
+    def __init__(self, store: FeatureStore, nesting: Nesting, matrix_DxD: np.ndarray, mean_D: np.ndarray):
+        """`matrix_DxD` is orthogonal; `mean_D` is subtracted first, and its logits go into the head's bias."""
+        self._store, self._matrix_DxD, self._mean_D = store, matrix_DxD.astype(np.float32), mean_D.astype(np.float32)
+        self.nesting = nesting
+
+    def outputs(self, split: str):
+        """As the store's, features and head mapped."""
+        for batch, out in self._store.outputs(split):
+            kernel_DxV = out["head/kernel"]
+            head = {
+                "masked/z": (out["masked/z"] - self._mean_D[None, None]) @ self._matrix_DxD,
+                "head/kernel": self._matrix_DxD.T @ kernel_DxV,
+                "head/bias": out["head/bias"] + self._mean_D @ kernel_DxV,
+            }
+            yield batch, {**out, **head}
+
+
+def of_pairs(store: FeatureStore, nesting: Nesting, seed: int) -> dict[str, Mapped]:
     """By name the store cut as it is, cut in a random order of its features, and by its principal components.
 
     The components are those of the training pictures and texts together, each less the mean of its kind, which closes
@@ -47,16 +70,38 @@ def mapped(store: FeatureStore, nesting: Nesting, seed: int) -> dict[str, Mapped
     found = store("train")
     sides = [_unit(z) for z in (found.z_NxD, found.pair_NxD)]
     means = tuple(side.mean(axis=0) for side in sides)
-    centred_NxD = np.concatenate([side - mean for side, mean in zip(sides, means)]).astype(np.float64)
-    dim = centred_NxD.shape[1]
-    nothing = (np.zeros(dim), np.zeros(dim))
-    order = np.random.default_rng(seed).permutation(dim)
-    components = np.linalg.eigh(centred_NxD.T @ centred_NxD)[1][:, ::-1]
+    centred_NxD = np.concatenate([side - mean for side, mean in zip(sides, means)])
+    nothing = (np.zeros(nesting.full), np.zeros(nesting.full))
     return {
-        "prefix": Mapped(store, nesting, np.eye(dim), nothing),
-        "random": Mapped(store, nesting, np.eye(dim)[:, order], nothing),
-        "pca": Mapped(store, nesting, components, means),
+        name: Mapped(store, nesting, matrix, means if name == "pca" else nothing)
+        for name, matrix in _matrices(centred_NxD, seed).items()
     }
+
+
+def of_gaps(store: FeatureStore, nesting: Nesting, seed: int, rows: int = 50_000) -> dict[str, MappedHead]:
+    """By name a masked language model cut as `of_pairs` says; components of its features at `rows` gaps in training."""
+    found, seen = [], 0
+    for batch, out in store.outputs("train"):
+        used = np.asarray(batch["mask"])[:, None] & (np.asarray(batch["targets"]) >= 0)
+        found.append(np.asarray(out["masked/z"], np.float32)[used])
+        seen += len(found[-1])
+        if seen >= rows:
+            break
+    z_NxD = np.concatenate(found)
+    mean_D = z_NxD.mean(axis=0)
+    return {
+        name: MappedHead(store, nesting, matrix, mean_D if name == "pca" else np.zeros(nesting.full))
+        for name, matrix in _matrices(z_NxD - mean_D, seed).items()
+    }
+
+
+def _matrices(centred_NxD: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Orthogonal matrices (D, D) whose first columns a cut keeps."""
+    dim = centred_NxD.shape[1]
+    order = np.random.default_rng(seed).permutation(dim)
+    centred_NxD = centred_NxD.astype(np.float64)
+    components = np.linalg.eigh(centred_NxD.T @ centred_NxD)[1][:, ::-1]
+    return {"prefix": np.eye(dim), "random": np.eye(dim)[:, order], "pca": components}
 
 
 def _unit(z_NxD: np.ndarray) -> np.ndarray:

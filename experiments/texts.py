@@ -1,10 +1,11 @@
-"""Masked language modelling on a small corpus: one nested model against models of single dims.
+"""Masked language modelling on a small corpus: one nested model against models of single dims, and cuts of the largest.
 
-python -m experiments.texts --corpus=corpus.txt --workdir=runs/texts --ff=8,128
+python -m experiments.texts --corpus=corpus.txt --workdir=runs/texts
 
-The corpus is a .txt file with a text a line. Trains a tokenizer on it, packs it, trains `configs/bert_mlm.py:small` and
-for each dim of --ff the same model with a head at that dim alone. What is there is not done again. Writes
-experiments/results/bert_mlm_small.json.
+The corpus is a .txt file with a text a line. Trains a tokenizer on it, packs it, and trains `configs/bert_mlm.py:small`
+and for each dim of --ff the same model with a head at that dim alone; the largest is evaluated at smaller dims too: its
+features and head cut as they are, in a random order, and by principal components of the features. What is there is not
+done again. Prints a table, mean over seeds, and writes experiments/results/bert_mlm_small.json.
 """
 
 import hashlib
@@ -12,43 +13,65 @@ import pathlib
 
 from absl import app, flags
 
+from experiments import linear_maps, single_dims
 from experiments.provenance import call, provenance
-from mrl_jax import results, writers
+from experiments.seeds import by_dim, table
+from mrl_jax import writers
 from mrl_jax.data.text import vocabulary
+from mrl_jax.nesting import Nesting
+
+CONFIG = "configs/bert_mlm.py"
+NESTING = Nesting.halving(128, 8)  # of the config
+DIMS = NESTING.dims
+PRINTED = "masked_lm/top1"
 
 CORPUS = flags.DEFINE_string("corpus", None, "A .txt file with a text a line.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", "runs/texts", "Where data and runs go.")
-FF = flags.DEFINE_list("ff", ["128"], "Dims of models to train alone.")
+FF = flags.DEFINE_list(
+    "ff", [str(dim) for dim in DIMS], "Dims of models to train alone; cuts are of the largest dim's."
+)
 SIZE = flags.DEFINE_integer("size", 8000, "Pieces of the tokenizer.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "One run of every model per seed.")
+STEPS = flags.DEFINE_integer("steps", 8000, "Updates of 32 texts.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
+
+
+def train(run: str, mode: str) -> pathlib.Path:
+    """Trains a run if it is not there, and returns its folder."""
+    workdir = pathlib.Path(WORKDIR.value) / run
+    config = [f"--config={CONFIG}:{mode}", f"--config.seed={run.rsplit('seed')[1]}"]
+    config += [f"--config.total_steps={STEPS.value}", f"--config.data.dir={WORKDIR.value}"]
+    if not single_dims.finished(workdir):
+        call("train", *config, f"--workdir={workdir}")
+    return workdir
 
 
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
-    workdir = pathlib.Path(WORKDIR.value)
+    corpus, workdir = pathlib.Path(CORPUS.value), pathlib.Path(WORKDIR.value)
     made = workdir / "tokenizer.json"
     if not made.exists():
-        call("tokenizer", CORPUS.value, f"--out={made}", f"--size={SIZE.value}")
+        call("tokenizer", str(corpus), f"--out={made}", f"--size={SIZE.value}")
     text = [f"--tokenizer={made}", "--context=64", "--pack"]
-    call("prepare", CORPUS.value, f"--data_dir={workdir / 'corpus'}", "--splits=train:0.9,test:0.1", "--seed=0", *text)
-    runs = {}
-    for name, mode in ({"mrl": "small"} | {f"ff{dim}": f"small,ff={dim}" for dim in FF.value}).items():
-        config = [f"--config=configs/bert_mlm.py:{mode}", f"--config.seed={SEED.value}"]
-        call("train", *config, f"--config.data.dir={workdir}", f"--workdir={workdir / name}")
-        runs[name] = {evaluator: found["values"] for evaluator, found in results.read(workdir / name).items()}
+    call("prepare", str(corpus), f"--data_dir={workdir / 'corpus'}", "--splits=train:0.9,test:0.1", "--seed=0", *text)
+    maps = linear_maps.of_gaps
+    found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
+    options = [f"--size={SIZE.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
     record = {
-        "command": f"python -m experiments.texts --corpus={pathlib.Path(CORPUS.value).name} --size={SIZE.value} "
-        f"--ff={','.join(FF.value)} --seed={SEED.value}",
-        "config": "configs/bert_mlm.py:small",
-        "corpus_sha256": hashlib.sha256(pathlib.Path(CORPUS.value).read_bytes()).hexdigest(),
+        "command": " ".join(
+            [f"python -m experiments.texts --corpus={corpus.name}", *options, f"--steps={STEPS.value}"]
+        ),
+        "config": f"{CONFIG}:small",
+        "corpus_sha256": hashlib.sha256(corpus.read_bytes()).hexdigest(),
         "tokenizer_sha256": vocabulary.read(made).sha256,
         **provenance(),
-        "unit": "fraction of the masked pieces of texts not seen in training",
-        "runs": runs,
+        "unit": "percent of the masked pieces of texts not seen in training",
+        "rows": found,
     }
     writers.write_json(pathlib.Path(OUT.value) / "bert_mlm_small.json", record)
+    print(f"{PRINTED}, {corpus.name}, {len(SEEDS.value)} seeds")
+    print("\n".join(table(found[PRINTED], DIMS)))
 
 
 if __name__ == "__main__":

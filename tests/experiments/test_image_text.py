@@ -35,7 +35,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def stores():
-    return linear_maps.mapped(Store(), NESTING, seed=0)
+    return linear_maps.of_pairs(Store(), NESTING, seed=0)
 
 
 def unit(z_NxD):
