@@ -200,10 +200,9 @@ def main(argv: list[str]) -> None:
     if STAGE.value in ("all", "hnsw"):
         found["hnsw"] = graphs(path)
     command = " ".join(["python", "-m", "experiments.benchmarks.retrieval", *sys.argv[1:]]).replace(DATA.value, "DIR")
-    found = {name: {"command": command, **values} for name, values in found.items()}
-    record = provenance()
+    found = {name: {"command": command, **provenance(), **values} for name, values in found.items()}
     data = {name: flags.FLAGS[name].value for name in ("rows", "dim", "clusters", "queries", "target", "dims", "kinds")}
-    record |= {"threads": os.cpu_count(), "data": data | {"noise": NOISE}, **found}
+    record = {"threads": os.cpu_count(), "data": data | {"noise": NOISE}, **found}
     print(json.dumps(record, indent=1))
     if OUT.value and found:
         kept = json.loads(pathlib.Path(OUT.value).read_text()) if pathlib.Path(OUT.value).exists() else {}
