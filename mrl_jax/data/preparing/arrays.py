@@ -120,7 +120,7 @@ class Arrays:
         if name not in file.files:
             raise ValueError(
                 f"{self._path} has no array {name!r} among {file.files}{nearest(name, file.files)}; "
-                "name them by --image_key and --label_key"
+                "name them by --image_key, --label_key, --text_key and --camera_key"
             )
         return file[name]
 

@@ -66,8 +66,10 @@ class List:
         if self._negatives and len(self._texts) != 2:
             raise ValueError(f"--negatives_key={negatives_key} is for pairs of texts: give two columns as --text_key")
         self._count = 0  # of the negatives of the first row, that all must have
-        own = (self._image, self._label, *self._texts, self._score, *self._negatives, self._split)
-        self._keys = [k for k in own if k]
+        flags = {"image_key": [self._image], "label_key": [self._label], "text_key": self._texts}
+        flags |= {"score_key": [score_key], "negatives_key": self._negatives, "split_key": [split_key]}
+        flags["camera_key"] = [camera_key]
+        self._keys = {column: flag for flag, columns in flags.items() for column in columns if column}
         self._camera_key, self.field_names = camera_key, ("camera",) if camera_key else ()
         self._cameras: dict[str, int] = {}
         if camera_key and (self._texts or not self._image):
@@ -89,14 +91,13 @@ class List:
             raise ValueError(f"{self._source} lists nothing")
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
-        columns = [*self._keys, *([self._camera_key] if self._camera_key else [])]
-        return ROWS[self._source.suffix](self._source, columns)
+        return ROWS[self._source.suffix](self._source, list(self._keys))
 
     def _item(self, number: int, row: Mapping[str, Any]) -> Item:
-        missing = sorted({*self._keys, *([self._camera_key] if self._camera_key else [])} - row.keys())
+        missing = sorted(self._keys.keys() - row.keys())
         if missing:
-            known = f"{sorted(map(str, row))}{nearest(missing[0], map(str, row))}"
-            raise ValueError(f"row {number} of {self._source} has no {missing[0]!r} among {known}; see --image_key")
+            known = f"{sorted(map(str, row))}{nearest(missing[0], map(str, row))}; see --{self._keys[missing[0]]}"
+            raise ValueError(f"row {number} of {self._source} has no {missing[0]!r} among {known}")
         split, found = row[self._split] if self._split else "train", row[self._label] if self._label else 0
         where = f"row {number} of {self._source.name}"
         parts = []
@@ -160,11 +161,11 @@ class List:
     def fields(self, key: str) -> dict[str, int]:
         """The camera; the list is read again by each process that asks."""
         if not self._cameras:
-            rows = [row for row in self._rows() if row[self._keys[0]]]
+            rows = [row for row in self._rows() if row[self._image]]
             found = numbers.of_values(
                 [row[self._camera_key] for row in rows], f"column {self._camera_key!r} of {self._source}"
             )
-            self._cameras = {os.path.normpath(row[self._keys[0]]): camera for row, camera in zip(rows, found)}
+            self._cameras = {os.path.normpath(row[self._image]): camera for row, camera in zip(rows, found)}
         return {"camera": self._cameras[key]}
 
 

@@ -189,7 +189,8 @@ def test_wrong_lists_are_named(tmp_path):
     cases = [
         (rows, {"labels": str(tmp_path / "names.txt")}, "owl/002.jpg: unknown class 'owl'.*did you mean 'owls'"),
         ([*rows, rows[0] | {"path": "./cat/000.jpg"}], {}, "1 examples come more than once, first cat/000.jpg"),
-        ([{"file": "x", "label": 1}], {}, "row 1 .* has no 'path' among"),
+        ([{"file": "x", "label": 1}], {}, "row 1 .* has no 'path' among .*; see --image_key"),
+        (rows, {"reader": {"camera_key": "camera"}}, "row 1 .* has no 'camera' among .*; see --camera_key"),
         ([rows[0], {"path": "", "label": "cat"}], {}, "row 2 of list.jsonl: no path"),
         ([rows[0], rows[1] | {"label": None}], {}, "dog/001.jpg: it has no label"),
         ([rows[0], rows[1] | {"label": 1.5}], {}, "label 1.5 is neither a name nor an integer"),
@@ -260,7 +261,7 @@ def test_arrays_with_several_labels(tmp_path):
         ({"images": np.zeros((1, 4, 4), np.uint8), "labels": np.array([[0, 1, 0]])}, "labels of example 0 repeat"),
         (
             {"image": np.zeros((1, 4, 4), np.uint8), "labels": np.zeros(1, int)},
-            "no array 'images'.*did you mean 'image'",
+            "no array 'images'.*did you mean 'image'.*--image_key, --label_key, --text_key and --camera_key",
         ),
         ({"images": np.zeros((0, 4, 4), np.uint8), "labels": np.zeros(0, int)}, "holds no example"),
         ({"images": np.array([{}]), "labels": np.zeros(1, int)}, "Object arrays|plain arrays"),

@@ -122,7 +122,8 @@ def test_rows_of_unequally_many_negatives_are_refused(tmp_path, made, negatives,
         ({"tokenizer": "T", "reader": {"text_key": "t", "image_key": "t"}, "pack": True}, "--pack lays single texts"),
         ({"tokenizer": "T", "reader": {"text_key": "t"}, "context": 2}, r"--context=2 must be in 3\.\."),
         ({"tokenizer": "T", "reader": {"text_key": "t,u,v"}}, "one column, or two"),
-        ({"tokenizer": "T", "reader": {"text_key": "x"}}, "has no 'x' among"),
+        ({"tokenizer": "T", "reader": {"text_key": "x"}}, r"has no 'x' among \['t'\]; see --text_key$"),
+        ({"tokenizer": "T", "reader": {"text_key": "t,t", "score_key": "s"}}, "has no 's' among .*; see --score_key$"),
     ],
 )
 def test_mistakes_are_named(tmp_path, made, options, message):
