@@ -1,12 +1,17 @@
 """What a reader says of one example before its image is read."""
 
-from typing import NamedTuple, Protocol
+import reprlib
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 SPLIT = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # what the name of a split may be, since it begins the names of files
+
+
+class NoText(ValueError):
+    """What stands in the place of a text is none."""
 
 
 class Item(NamedTuple):
@@ -53,10 +58,31 @@ class Reader(Protocol):
         """
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Its texts, of sources that are read for text: a caption, a text, or two that belong together."""
+        """Its texts, of sources that are read for text: a caption, a text, or two that belong together.
+
+        Raises:
+          NoText, KeyError, UnicodeDecodeError, json.JSONDecodeError: where one cannot be read.
+        """
 
     def identity(self, key: str) -> str:
         """What two keys have in common that stand for the same example."""
 
     def fields(self, key: str) -> dict[str, int]:
         """The value of each of `field_names`; asked for only where there are any."""
+
+
+def plain(value: Any) -> str:
+    """A text with its white space made single blanks; "" for None.
+
+    Raises:
+      NoText: for what is no text, or cannot be written as UTF-8.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise NoText(f"{reprlib.repr(value)} is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair
+        raise NoText(f"{reprlib.repr(value)} is no text ({error.reason})") from error
+    return " ".join(value.split())

@@ -14,13 +14,13 @@ import pyarrow.parquet
 
 from mrl_jax.choices import nearest
 from mrl_jax.data.preparing import numbers
-from mrl_jax.data.preparing.items import Item
+from mrl_jax.data.preparing.items import Item, NoText, plain
 
 
 class List:
     """A list of paths; a label is a name, a number, or several of either."""
 
-    label_names = num_classes = None
+    label_names = None
     digits_are_numbers = True
     open_set = False
 
@@ -65,18 +65,16 @@ class List:
         self._negatives, self._negatives_key = [k for k in negatives_key.split(",") if k], negatives_key
         if self._negatives and len(self._texts) != 2:
             raise ValueError(f"--negatives_key={negatives_key} is for pairs of texts: give two columns as --text_key")
-        self._count = 0  # of the negatives of the first row, that all must have
-        flags = {"image_key": [self._image], "label_key": [self._label], "text_key": self._texts}
-        flags |= {"score_key": [score_key], "negatives_key": self._negatives, "split_key": [split_key]}
-        flags["camera_key"] = [camera_key]
-        self._keys = {column: flag for flag, columns in flags.items() for column in columns if column}
+        self._count = 0  # of the negatives of the first row that can be read, that all must have
+        names = ("image", "label", "text", "score", "negatives", "split", "camera")
+        own = ([self._image], [self._label], self._texts, [score_key], self._negatives, [split_key], [camera_key])
+        self._keys = {column: f"{name}_key" for name, columns in zip(names, own) for column in columns if column}
         self._camera_key, self.field_names = camera_key, ("camera",) if camera_key else ()
         self._cameras: dict[str, int] = {}
         if camera_key and (self._texts or not self._image):
             raise ValueError(f"--camera_key={camera_key} is for lists of images alone, without --text_key")
         self._root = root or os.path.dirname(source)
-        if not self._label:
-            self.num_classes = 1
+        self.num_classes = None if self._label else 1
 
     def items(self) -> Iterator[Item]:
         """The rows, in order.
@@ -106,14 +104,17 @@ class List:
             if not path or not isinstance(path, str):
                 return Item(str(split), where, (), f"no path: {path!r}")
             parts.append(os.path.normpath(path))
-        parts += [_plain(row[name]) for name in self._texts]
+        try:
+            parts += [plain(row[name]) for name in self._texts]
+            negatives = self._negatives_of(number, row) if self._negatives else []
+        except NoText as error:
+            return Item(str(split), where, (), str(error))
         if self._score:
             try:
                 parts.append(str(round(1000 * float(row[self._score]))))
             except (TypeError, ValueError):
                 return Item(str(split), where, (), f"no score: {row[self._score]!r}")
-        if self._negatives:
-            parts += self._negatives_of(number, row)
+        parts += negatives
         key = "\t".join(parts)
         if not split:
             return Item("train", key, (), f"no split in {where}")
@@ -123,12 +124,12 @@ class List:
         return Item(str(split), key, tuple(label for label in labels if label not in ("", None)))
 
     def _negatives_of(self, number: int, row: Mapping[str, Any]) -> list[str]:
-        """Those of a row; blank ones are none. ValueError unless they are as many as those of the first row."""
+        """Those of a row; blank ones are none. ValueError unless they are as many as those of the rows before it."""
         columns = [row[name] if isinstance(row[name], list) else [row[name]] for name in self._negatives]
-        found = [text for column in columns for text in map(_plain, column) if text]
-        self._count = self._count if number > 1 else len(found)
+        found = [text for column in columns for text in map(plain, column) if text]
+        self._count = self._count or len(found)
         if len(found) != self._count or not found:
-            others = f"the rows before it {self._count}" if found or number > 1 else "every row must have some"
+            others = f"the rows before it {self._count}" if self._count else "every row must have some"
             raise ValueError(
                 f"--negatives_key={self._negatives_key}: row {number} of {self._source} has {len(found)} negatives, "
                 f"and {others}: give every row equally many"
@@ -167,11 +168,6 @@ class List:
             )
             self._cameras = {os.path.normpath(row[self._image]): camera for row, camera in zip(rows, found)}
         return {"camera": self._cameras[key]}
-
-
-def _plain(value: Any) -> str:
-    """A text with its white space made single blanks; "" for none."""
-    return " ".join(str("" if value is None else value).split())
 
 
 def _csv(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:

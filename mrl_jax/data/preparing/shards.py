@@ -14,6 +14,7 @@ from PIL import Image
 from mrl_jax.data import array_records, pictures
 from mrl_jax.data.preparing import plan as plans
 from mrl_jax.data.preparing.hashing import perceptual_hash
+from mrl_jax.data.preparing.items import NoText
 from mrl_jax.data.preparing.listing import Dropped, key_of
 from mrl_jax.data.preparing.texts import EmptyText, Texts
 
@@ -115,7 +116,7 @@ class _Examples:
             return self._texts.fields(key) if self._texts else {}
         except EmptyText as error:
             return self._drop(key, EMPTY, str(error))
-        except (UnicodeDecodeError, KeyError, json.JSONDecodeError) as error:
+        except (NoText, UnicodeDecodeError, KeyError, json.JSONDecodeError) as error:
             return self._drop(key, UNDECODABLE, f"{type(error).__name__}: {error}")
 
     def _image(self, key: str) -> dict[str, np.ndarray | bytes] | None:

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from mrl_jax.data.preparing.items import IMAGES, Item
+from mrl_jax.data.preparing.items import IMAGES, Item, NoText, plain
 
 
 class Tars:
@@ -80,13 +80,20 @@ class Tars:
 
         Raises:
           KeyError: where the json has no such field.
+          NoText: where it is no object of fields, or that field no text.
+          UnicodeDecodeError, json.JSONDecodeError: where the member is not UTF-8, or not JSON.
         """
-        image, offset, size, plain = self._places(key)
+        image, offset, size, is_text = self._places(key)
         found = _bytes(image.rsplit(":", 3)[0], int(offset), int(size)).decode()
-        return (" ".join(str(found if plain == "1" else json.loads(found)[self._text_key]).split()),)
+        if is_text == "0":
+            fields = json.loads(found)
+            if not isinstance(fields, dict):
+                raise NoText(f"the json is no object of fields: {found[:80]}")
+            found = fields[self._text_key]
+        return (plain(found),)
 
     def _places(self, key: str) -> list[str]:
-        """The place of the image, and where captions are read the offset and size of theirs and whether it is plain."""
+        """The place of the image, and where captions are read the offset and size of theirs, and "0" for json."""
         return key.rsplit(":", 3) if self._text_key else [key]
 
     def identity(self, key: str) -> str:

@@ -23,6 +23,16 @@ def decoded(made, tokens):
     return own._inner.decode(tokens)
 
 
+def tar(path, images, captions):
+    with tarfile.open(path, "w") as file:
+        for i, (image, (ending, caption)) in enumerate(zip(images, captions)):
+            for name, data in ((f"{i}.jpg", image.read_bytes()), (f"{i}.{ending}", caption.encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    return path
+
+
 def test_a_corpus_is_packed_and_its_bytes_repeat(tmp_path, made):
     source, whole = text.corpus(tmp_path / "c.txt"), " ".join(text.sentences(60))
     for name in "ab":
@@ -52,14 +62,9 @@ def test_captions_of_a_list_of_a_tar_and_of_arrays_give_the_same_records(tmp_pat
     paths = sorted(folder.rglob("*.jpg"))
     rows = [{"path": str(p), "caption": c} for p, c in zip(paths, captions)]
     listed = text.write_jsonl(tmp_path / "l.jsonl", rows)
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for i, (path, caption) in enumerate(zip(paths, captions)):
-            # One caption in a member of its own, the others in a json.
-            other = ("txt", caption) if i == 0 else ("json", json.dumps({"txt": caption}))
-            for ending, data in (("jpg", path.read_bytes()), (other[0], other[1].encode())):
-                info = tarfile.TarInfo(f"{i}.{ending}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+    # One caption in a member of its own, the others in a json.
+    jsons = [("json", json.dumps({"txt": caption})) for caption in captions]
+    tar(tmp_path / "s.tar", paths, [("txt", captions[0]), *jsons[1:]])
     images = np.stack([raw.picture(int(p.stem)) for p in paths])
     np.savez(tmp_path / "a.npz", images=images, labels=np.zeros(3, int), names=np.array(captions))
     options = {"tokenizer": str(made), "context": 8}
@@ -71,6 +76,42 @@ def test_captions_of_a_list_of_a_tar_and_of_arrays_give_the_same_records(tmp_pat
     tokens = [[r["tokens"] for r in found] for found in (one, two, three)]
     assert tokens[0] == tokens[1] == tokens[2]
     assert [decoded(made, t) for t in tokens[0]] == captions
+
+
+NO_TEXTS = (["red", "tree"], 7, {"a": "red"}, True, "red \ud83d")  # the last one is half of a surrogate pair
+
+
+def test_captions_of_a_tar_that_are_no_texts_are_dropped_and_counted(tmp_path, made):
+    values = [{"txt": value} for value in ("red  house", None, *NO_TEXTS)] + [["red"], "txt", {"text": "red"}]
+    paths = sorted(raw.folder(tmp_path / "images", len(values)).rglob("*.jpg"))
+    source = tar(tmp_path / "s.tar", paths, [("json", json.dumps(value)) for value in values])
+    options = {"tokenizer": str(made), "context": 8, "reader": {"text_key": "txt"}}
+    found = raw.prepare(source, tmp_path / "d", skip_fraction=0.8, **options)
+    assert found["dropped"] == {"train": {"empty": 1, "undecodable": 8}}
+    assert [decoded(made, r["tokens"]) for r in text.records(tmp_path / "d")] == ["red house"]
+    details = [row["detail"] for row in raw.dropped(tmp_path / "d")]
+    assert "['red', 'tree'] is no text" in details[1]
+    assert 'no object of fields: ["red"]' in details[-3]
+    with pytest.raises(ValueError, match=r"8 of 10 examples are undecodable .* \['red', 'tree'\] is no text"):
+        raw.prepare(source, tmp_path / "e", skip_fraction=0.7, **options)
+
+
+def test_values_of_a_list_that_are_no_texts_are_dropped_and_counted(tmp_path, made):
+    values = (*NO_TEXTS, None, "blue tree")
+    source = text.write_jsonl(tmp_path / "l.jsonl", [{"t": value} for value in values])
+    options = {"tokenizer": str(made), "context": 8, "skip_fraction": 0.8}
+    found = raw.prepare(source, tmp_path / "d", reader={"text_key": "t"}, **options)
+    assert found["dropped"] == {"train": {"empty": 1, "mislabelled": 5}}
+    assert raw.dropped(tmp_path / "d")[0]["key"] == "row 1 of l.jsonl"
+    assert [decoded(made, r["tokens"]) for r in text.records(tmp_path / "d")] == ["blue tree"]
+    # The first row that can be read says how many negatives all have.
+    negatives = (["red", 7], ["red", ["blue"]], ["red", None, "blue"], ["tree", "river"])
+    source = text.write_jsonl(
+        tmp_path / "n.jsonl", [{"q": "red", "p": f"tree {i}", "n": n} for i, n in enumerate(negatives)]
+    )
+    found = raw.prepare(source, tmp_path / "n", reader={"text_key": "q,p", "negatives_key": "n"}, **options)
+    assert found["dropped"] == {"train": {"mislabelled": 2}}
+    assert [len(r["negatives"]) for r in text.records(tmp_path / "n")] == [2, 2]
 
 
 def test_pairs_of_texts_and_their_scores(tmp_path, made):
