@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,13 +91,14 @@ class _Examples:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         keys, labels = self._plan.rows[self._split]
         if self._packs:
-            for tokens in self._texts.packed(key_of(keys.row(i)) for i in self._rows):
+            found = (self._text(self._texts.pieces, key_of(keys.row(i))) for i in self._rows)
+            for tokens in self._texts.packed(pieces for pieces in found if pieces is not None):
                 self.counts.update([0])
                 yield {"tokens": tokens, "label": 0}
             return
         for i in self._rows:
             key = key_of(keys.row(i))
-            fields = self._text(key)
+            fields = self._text(self._texts.fields, key) if self._texts else {}
             image = None if fields is None else self._image(key)
             if image is not None:
                 own = labels.row(i).tolist()
@@ -110,10 +111,10 @@ class _Examples:
         """Texts that were cut."""
         return self._texts.truncated if self._texts else 0
 
-    def _text(self, key: str) -> dict[str, Any] | None:
-        """The fields of its texts, {} where none are read, None where it is dropped."""
+    def _text(self, read: Callable[[str], Any], key: str) -> Any:
+        """`read(key)`, a method of its texts; None where it is dropped."""
         try:
-            return self._texts.fields(key) if self._texts else {}
+            return read(key)
         except EmptyText as error:
             return self._drop(key, EMPTY, str(error))
         except (NoText, UnicodeDecodeError, KeyError, json.JSONDecodeError) as error:

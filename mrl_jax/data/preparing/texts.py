@@ -47,8 +47,19 @@ class Texts:
         self.truncated += cut
         return tokens
 
-    def packed(self, keys: Iterable[str]) -> Iterator[list[int]]:
-        """The single texts of all keys in full rows; see `packing.pack`."""
+    def pieces(self, key: str) -> list[int]:
+        """The ids of a single text, whole and alone.
+
+        Raises:
+          EmptyText: where it is.
+        """
+        text = self._reader.texts(key)[0]
+        found = self._tokenizer.pieces(text)
+        if not found:
+            raise EmptyText(f"no text: {text!r}")
+        return found
+
+    def packed(self, pieces: Iterable[list[int]]) -> Iterator[list[int]]:
+        """Single texts in full rows; see `packing.pack`."""
         own = self._tokenizer.vocabulary
-        texts = (self._tokenizer.pieces(self._reader.texts(key)[0]) for key in keys)
-        return pack((text for text in texts if text), self._context, own.cls, own.sep)
+        return pack(pieces, self._context, own.cls, own.sep)

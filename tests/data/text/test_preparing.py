@@ -78,6 +78,21 @@ def test_captions_of_a_list_of_a_tar_and_of_arrays_give_the_same_records(tmp_pat
     assert [decoded(made, t) for t in tokens[0]] == captions
 
 
+def test_what_is_no_utf8_is_dropped_and_counted_packed_or_not(tmp_path, made):
+    source = tmp_path / "c.txt"
+    # The last line is UTF-8, but nothing is left of it: a zero byte.
+    source.write_bytes(b"red house\nna\xefve tree\n\nblue tree\n\x00\n")
+    for pack in (True, False):
+        options = {"tokenizer": str(made), "context": 16, "pack": pack}
+        found = raw.prepare(source, tmp_path / f"{pack}", skip_fraction=0.25, **options)
+        assert found["dropped"] == {"train": {"empty": 1, "undecodable": 1}}
+        assert [row["key"] for row in raw.dropped(tmp_path / f"{pack}")] == [f"{source}:10:11", f"{source}:32:2"]
+        tokens = [r["tokens"] for r in text.records(tmp_path / f"{pack}")]
+        assert decoded(made, [t for row in tokens for t in row]) == "red house blue tree"
+        with pytest.raises(ValueError, match=rf"1 of 4 examples are undecodable .*skip_fraction=0\.2 .*{source}:10:11"):
+            raw.prepare(source, tmp_path / f"less {pack}", skip_fraction=0.2, **options)
+
+
 NO_TEXTS = (["red", "tree"], 7, {"a": "red"}, True, "red \ud83d")  # the last one is half of a surrogate pair
 
 
