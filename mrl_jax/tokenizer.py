@@ -13,6 +13,7 @@ from absl import flags
 
 from mrl_jax import commands
 from mrl_jax.data.preparing import readers
+from mrl_jax.data.preparing.items import not_utf8
 from mrl_jax.data.text import tokenizer, vocabulary
 
 
@@ -20,7 +21,7 @@ def texts(source: str, text_key: str) -> Iterator[str]:
     """Every text of a source.
 
     Raises:
-      ValueError, FileNotFoundError: where it is none that texts are read of.
+      ValueError, FileNotFoundError: where it is none that texts are read of, or one of them cannot be read.
     """
     kind = readers.kind_of(source)
     if kind not in ("lines", "list") or (kind == "list") != bool(text_key):
@@ -30,8 +31,13 @@ def texts(source: str, text_key: str) -> Iterator[str]:
         )
     reader = readers.open_reader(kind, source, {"text_key": text_key} if text_key else {})
     for item in reader.items():
-        if not item.problem:
-            yield from reader.texts(item.key)
+        if item.problem:
+            raise ValueError(f"{item.key}: {item.problem}: repair or remove it")
+        try:
+            found = reader.texts(item.key)
+        except UnicodeDecodeError as error:
+            raise ValueError(not_utf8(reader.place(item.key), error)) from error
+        yield from found
 
 
 def main(argv: list[str]) -> None:

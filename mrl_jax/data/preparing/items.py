@@ -86,3 +86,9 @@ def plain(value: Any) -> str:
     except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair
         raise NoText(f"{reprlib.repr(value)} is no text ({error.reason})") from error
     return " ".join(value.split())
+
+
+def not_utf8(place: str, error: UnicodeDecodeError) -> str:
+    """The message for a line at `place` that is not UTF-8."""
+    byte = f"byte {error.object[error.start]:#04x}: {error.reason}"
+    return f"{place} is not UTF-8 ({byte}): convert the file, as by iconv -f LATIN1 -t UTF-8, or repair the line"

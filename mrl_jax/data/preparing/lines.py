@@ -1,5 +1,6 @@
 """Plain text, UTF-8, one text a line; empty lines between are nothing."""
 
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -46,6 +47,13 @@ class Lines:
         with open(path, "rb") as file:
             file.seek(int(offset))
             return (file.read(int(size)).decode("utf-8").strip(),)
+
+    def place(self, key: str) -> str:
+        """The line and the file, for a person."""
+        path, offset, _ = key.rsplit(":", 2)
+        with open(path, "rb") as file:
+            number = 1 + sum(end <= int(offset) for end in itertools.accumulate(map(len, file)))
+        return f"line {number} of {path}"
 
     def identity(self, key: str) -> str:
         """The place: a text may come again."""

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from mrl_jax.choices import nearest
 from mrl_jax.data.preparing import numbers
-from mrl_jax.data.preparing.items import Item, NoText, plain
+from mrl_jax.data.preparing.items import Item, NoText, not_utf8, plain
 
 
 class List:
@@ -170,23 +170,35 @@ class List:
         return {"camera": self._cameras[key]}
 
 
+def _lines(path: pathlib.Path, encoding: str) -> Iterator[str]:
+    """The lines with their ends as they are; ValueError for one that is not UTF-8."""
+    count = 0
+    try:
+        with path.open(newline="", encoding=encoding) as file:
+            for line in file:
+                yield line
+                count += 1
+    except UnicodeDecodeError as error:
+        # Whole blocks are decoded at once, and the line is further on.
+        number = count + 1 + error.object[: error.start].count(b"\n")
+        raise ValueError(not_utf8(f"line {number} of {path}", error)) from error
+
+
 def _csv(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:
     del keys
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    yield from csv.DictReader(_lines(path, "utf-8-sig"), delimiter="\t" if path.suffix == ".tsv" else ",")
 
 
 def _json_lines(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:
     del keys
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number} of {path} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {path} is no object of fields: {line.strip()[:80]}")
-            yield row
+    for number, line in enumerate(_lines(path, "utf-8"), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {path} is no object of fields: {line.strip()[:80]}")
+        yield row
 
 
 def _parquet(path: pathlib.Path, keys: list[str]) -> Iterator[Mapping[str, Any]]:

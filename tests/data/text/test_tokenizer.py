@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import text
 
+from mrl_jax import tokenizer as command
 from mrl_jax.data.text import packing, tokenizer, vocabulary
 
 
@@ -54,6 +55,32 @@ def test_mistakes_are_named(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         vocabulary.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text_key", "line", "bad"),
+    [
+        ("c.txt", "", "red house", b"na\xefve"),
+        ("c.csv", "t", '"red\nhouse",1', b"na\xefve,1"),
+        ("c.jsonl", "t", '{"t": "red"}', b'{"t": "na\xefve"}'),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 9000])
+def test_a_corpus_that_is_not_utf8_is_named_with_its_line_and_the_remedy(tmp_path, name, text_key, line, bad, before):
+    # The most lines are several blocks of what is decoded at once.
+    start = ("t,s\n" if name == "c.csv" else "\n" * (name == "c.txt")) + f"{line}\n" * before
+    (tmp_path / name).write_bytes(start.encode() + bad + b"\n")
+    corpus = command.texts(str(tmp_path / name), text_key)
+    place = f"line {start.count(chr(10)) + 1} of {tmp_path / name}"
+    with pytest.raises(ValueError, match=rf"^{place} is not UTF-8 \(byte 0xef: .*: convert .* by iconv .*, or repair"):
+        tokenizer.train(corpus, tmp_path / "t.json", kind="wordpiece", size=50, lowercase=True)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_a_row_of_no_text_is_named(tmp_path):
+    source = text.write_jsonl(tmp_path / "c.jsonl", [{"t": "red"}, {"t": ["red"]}])
+    with pytest.raises(ValueError, match=r"^row 2 of c\.jsonl: \['red'\] is no text: repair or remove it"):
+        list(command.texts(str(source), "t"))
 
 
 def test_training_needs_no_tokenizers_library():
