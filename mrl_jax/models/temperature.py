@@ -1,6 +1,7 @@
 """The learned temperature and bias of the similarity of pairs."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -26,5 +27,23 @@ class Temperature(nn.Module):
         start = math.log(self.scale)
         log_scale = self.param("log_scale", lambda key: jnp.asarray(start, jnp.float32))
         bias = self.param("bias", lambda key: jnp.asarray(self.bias, jnp.float32))
-        scale = jnp.exp(jnp.minimum(log_scale, math.log(self.max_scale)))
+        scale = jnp.exp(_at_most(log_scale, math.log(self.max_scale)))
         return {"pair/scale": scale, "pair/bias": bias, "log/temperature": 1 / scale}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _at_most(x: jax.Array, limit: float) -> jax.Array:
+    """min(x, limit), with the gradient beyond the limit of what leads back: momentum may have carried x there."""
+    return jnp.minimum(x, limit)
+
+
+def _at_most_fwd(x, limit):
+    return jnp.minimum(x, limit), x > limit
+
+
+def _at_most_bwd(limit, beyond, gradient):
+    del limit
+    return (jnp.where(beyond & (gradient < 0), 0.0, gradient),)
+
+
+_at_most.defvjp(_at_most_fwd, _at_most_bwd)

@@ -66,6 +66,18 @@ def test_both_texts_of_a_pair_pass_through_one_tower():
     variables["params"]["temperature"]["log_scale"] += 1.0
     np.testing.assert_allclose(model.apply(variables, batch, train=False)[1]["pair/scale"], 100.0, rtol=1e-5)
 
+    def gradient(sign):
+        def loss(temperature):
+            params = variables["params"] | {"temperature": temperature}
+            return sign * model.apply({"params": params}, batch, train=False)[1]["pair/scale"]
+
+        return float(jax.grad(loss)(variables["params"]["temperature"])["log_scale"])
+
+    assert gradient(1.0) == pytest.approx(100.0, rel=1e-5), "descent leads back below the limit"
+    assert gradient(-1.0) == 0.0, "and no further beyond it"
+    variables["params"]["temperature"]["log_scale"] -= 1.0
+    assert gradient(-1.0) == pytest.approx(-90.0, rel=1e-5)
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
