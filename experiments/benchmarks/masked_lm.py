@@ -8,12 +8,11 @@ plain head multiplies by the table of token embeddings (V, D), or by its transpo
 
 import argparse
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from experiments.benchmarks import interleaved
 from experiments.provenance import provenance
 from mrl_jax import losses
 from mrl_jax.nesting import Nesting
@@ -28,7 +27,7 @@ def plain(z_BxSxD, table_VxD, bias_V, targets_BxS):
 
 
 def measure(texts: int, slots: int, vocabulary: int, nesting: Nesting, dtype: str, repeats: int) -> dict:
-    """Milliseconds and bytes of both, and their ratios."""
+    """Of `interleaved.measure`."""
     keys = jax.random.split(jax.random.key(0), 3)
     z = jax.random.normal(keys[0], (texts, slots, nesting.full), dtype)
     table = (0.02 * jax.random.normal(keys[1], (vocabulary, nesting.full))).astype(dtype)
@@ -40,24 +39,12 @@ def measure(texts: int, slots: int, vocabulary: int, nesting: Nesting, dtype: st
     def transposed(z, kernel, bias, targets):
         return plain(z, kernel.T, bias, targets)
 
-    steps, arguments_of = {}, {"plain, kernel (D, V)": (z, jnp.array(table.T), *arguments[2:])}
-    for name, loss in (("ours", ours), ("plain", plain), ("plain, kernel (D, V)", transposed)):
-        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
-        steps[name] = step.lower(*arguments_of.setdefault(name, arguments)).compile()
-    seconds = {name: [] for name in steps}
-    for round_ in range(repeats + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            jax.block_until_ready(step(*arguments_of[name]))
-            if round_:
-                seconds[name].append(time.perf_counter() - began)
-    memory = {name: step.memory_analysis().temp_size_in_bytes for name, step in steps.items()}
-    return {
-        "milliseconds": {name: round(1e3 * float(np.median(found)), 1) for name, found in seconds.items()},
-        "temporary_mib": {name: round(found / 2**20, 1) for name, found in memory.items()},
-        "time_to": {k: round(float(np.median(np.divide(seconds["ours"], seconds[k]))), 2) for k in steps},
-        "memory_to": {name: round(memory["ours"] / found, 2) for name, found in memory.items()},
+    found = {
+        "ours": (ours, arguments),
+        "plain": (plain, arguments),
+        "plain, kernel (D, V)": (transposed, (z, jnp.array(table.T), *arguments[2:])),
     }
+    return interleaved.measure(found, (0, 1, 2), repeats)
 
 
 def main():
