@@ -68,13 +68,7 @@ def evidential(nesting: Nesting, *, evidence: str = "auto", kl_weight: float = 5
 
     def objective(z, out, batch):
         options = {"evidence": evidence, "kl_weight": kl_weight, "chunk": chunk or None}
-        logits = prefix_logits(z, out, nesting)
-        found = [losses.evidential(a, batch["label"], **options) for a in logits]
-        loss_GxB, uncertainty_GxB = (jnp.stack(part) for part in zip(*found))
-        nested = _nested(loss_GxB, logits, batch["label"], nesting)
-        pairs = zip(logits, uncertainty_GxB)
-        expected = [losses.expected_probability(a, batch["label"], u, evidence=evidence) for a, u in pairs]
-        return nested._replace(uncertainty=uncertainty_GxB, expected=jnp.stack(expected))
+        return losses.nested_evidential(z, *_head(z, out, nesting), batch["label"], nesting, **options)
 
     return objective
 

@@ -115,3 +115,17 @@ def test_margins_are_put_on_the_cosines_of_every_prefix(name):
     np.testing.assert_allclose(objective(3 * z, untied(out), batch).per_dim, found.per_dim, rtol=1e-5)
     easier = jax.jit(objectives.OBJECTIVES[name](NESTING, margin=0.0, scale=5.0))(z, out, batch)
     assert (found.per_dim > easier.per_dim).all()
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+@pytest.mark.parametrize("name", ["evidential"])
+def test_the_gradient_never_holds_the_logits_of_all_classes(name, kind):
+    rows, classes, nesting = 64, 20_000, Nesting((8, 16, 32, 64))
+    objective = objectives.OBJECTIVES[name](nesting, chunk=500)
+    shapes = {"": 64} if kind == "tied" else {f"_{m}": m for m in nesting.dims}
+    out = {f"head/kernel{suffix}": jax.ShapeDtypeStruct((m, classes), jnp.float32) for suffix, m in shapes.items()}
+    out |= {f"head/bias{suffix}": jax.ShapeDtypeStruct((classes,), jnp.float32) for suffix in shapes}
+    z, label = jax.ShapeDtypeStruct((rows, 64), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+    step = jax.jit(jax.grad(lambda z, out, label: objective(z, out, {"label": label}).total, argnums=(0, 1)))
+    compiled = step.lower(z, out, label).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * classes

@@ -31,7 +31,7 @@ class Binary(NamedTuple):
 
     def finish(self, stats, plan, z_BxD, head, targets):
         """Merges the shards of the classes."""
-        return plan.sum(stats), None, None
+        return plan.sum(stats), {"correct": None}, None
 
     def residual(self, logits, saved, targets, tile: Tile):
         """sigmoid - target."""

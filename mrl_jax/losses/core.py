@@ -49,14 +49,14 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array, weight: j
         return *plan.criterion.finish(stats, plan, z, head, targets), kept
 
     whole = (P(), P(), P(), SPLIT if plan.keeps else P())
-    loss_GxB, correct_GxB, saved, kept = plan.over_shards(local, z, head, targets, returns=whole)
+    loss_GxB, known, saved, kept = plan.over_shards(local, z, head, targets, returns=whole)
     if weight is None:
         per_dim = loss_GxB.mean(axis=1)
     else:
         weight = weight / jnp.maximum(weight.sum(), 1e-9)
         per_dim = jnp.where(weight[None] > 0, loss_GxB * weight[None], 0).sum(axis=1)
     total = jnp.sum(jnp.asarray(plan.nesting.weights, per_dim.dtype) * per_dim)
-    return NestedLoss(total, per_dim, correct_GxB), (z, head, targets, weight, saved, kept)
+    return NestedLoss(total, per_dim, **known), (z, head, targets, weight, saved, kept)
 
 
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):

@@ -8,8 +8,8 @@ Let E be the evidence of all classes but y. Then R = h(E) + sum over k != y of f
     h(E) = lnGamma(K + E) - E psi(K + E) - lnGamma(K) + E,   f(e) = e psi(1 + e) - lnGamma(1 + e) - e,
 and what autodiff would build of four special functions per logit shrinks to one:
     dR / de_k = e_k psi'(1 + e_k) - E psi'(K + E)   for k != y,   0 for y.
-Both passes see the classes in chunks and keep (B,) sums. lnGamma(K) is 10^6 at K = 10^5, where a float32 is good to
-0.06, and one e_k may be as large: such terms are taken from each other in Stirling's series, before they are rounded.
+Both passes see the classes in chunks and keep sums over them. lnGamma(K) is 10^6 at K = 10^5, where a float32 is good
+to 0.06, and one e_k may be as large: such terms are taken from each other in Stirling's series before they are rounded.
 """
 
 import math
@@ -22,9 +22,12 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 
 from mrl_jax.choices import choose
-from mrl_jax.losses.checks import check_labels
-from mrl_jax.losses.chunks import Tile, choose_chunk, fold
-from mrl_jax.losses.plan import CLASS_AXIS
+from mrl_jax.losses.checks import check_head, check_labels
+from mrl_jax.losses.chunks import Tile, choose_chunk
+from mrl_jax.losses.core import nested
+from mrl_jax.losses.plan import CLASS_AXIS, Plan, make_plan
+from mrl_jax.losses.types import NestedLoss
+from mrl_jax.nesting import Nesting
 
 EVIDENCE = ("softplus", "exp_clip", "auto")
 PRIORITIES = ("none", "uncertain", "certain")
@@ -35,11 +38,113 @@ LOWEST, ABOVE_LOG_CLASSES = -10.0, 7.0
 _LARGE = 16.0
 
 
-class _Plan(NamedTuple):
+class _Statistics(NamedTuple):
+    """Of the classes seen so far, each (G, B)."""
+
+    rival: jax.Array  # the largest logit of another class than the label
+    label: jax.Array  # the label's own logit; 0 before it is seen
+    wrong: jax.Array  # E, the evidence of the others
+    terms: jax.Array  # the sum of f over the others
+
+
+class Dirichlet(NamedTuple):
+    """The criterion A + kl_weight R, `evidence` being softplus or exp_clip."""
+
     evidence: str
     kl_weight: float
     n_classes: int
-    chunk: int
+
+    def start(self, shape):
+        """No class seen."""
+        return _Statistics(jnp.full(shape, -jnp.inf), *jnp.zeros((3, *shape)))
+
+    def take(self, part, first, targets, tile: Tile):
+        """Nothing."""
+        return part, None
+
+    def update(self, stats, logits, taken, targets, tile: Tile):
+        """Adds the terms of a chunk."""
+        is_label = _is_label(targets, tile)
+
+        def of_level(a):
+            wrong = jnp.where(is_label, 0.0, self.evidence_of(a)[0])
+            terms = _wrong_term(wrong) if self.kl_weight else jnp.zeros_like(wrong)
+            rival = jnp.where(is_label, -jnp.inf, a).max(axis=1)
+            # A sum instead of an index: the classes of given logits may be sharded.
+            return rival, *(x.sum(axis=1) for x in (jnp.where(is_label, a, 0.0), wrong, terms))
+
+        rival, *sums = (jnp.stack(part) for part in zip(*map(of_level, logits)))
+        return _Statistics(jnp.maximum(stats.rival, rival), *(old + new for old, new in zip(stats[1:], sums)))
+
+    def finish(self, stats, plan: Plan, z_BxD, head, targets):
+        """Merges the shards of the classes; saves what the derivatives of all classes, and of the label, share."""
+        rival, (label, wrong, terms) = plan.max(stats.rival), plan.sum(stats[1:])
+        inside = ((targets >= 0) & (targets < self.n_classes))[None]
+        own, slope = (jnp.where(inside, x, 0.0) for x in self.evidence_of(label))
+        loss = _digamma_difference(1 + own, self.n_classes - 1 + wrong)
+        if self.kl_weight:
+            loss += self.kl_weight * (_strength_term(wrong, self.n_classes) + terms)
+        total = self.n_classes + own + wrong
+        known = {
+            "correct": inside & (label > rival),
+            "uncertainty": self.n_classes / total,
+            "expected": (1 + own) / total,
+        }
+        everywhere, strength = trigamma(total), _one_minus_trigamma(wrong, self.n_classes)
+        saved = everywhere, (everywhere - trigamma(1 + own)) * slope, strength
+        return jnp.where(inside, loss, jnp.inf), known, saved
+
+    def residual(self, logits, saved, targets, tile: Tile):
+        """The derivative of the loss by the evidence, times that of the evidence."""
+        everywhere_Bx1, label_Bx1, strength_Bx1 = (x[:, None] for x in saved)
+        e_Bxc, slope = self.evidence_of(logits)
+        elsewhere = everywhere_Bx1
+        if self.kl_weight:
+            elsewhere += self.kl_weight * (strength_Bx1 - _one_minus_trigamma(e_Bxc, 1))
+        return jnp.where(_is_label(targets, tile), label_Bx1, elsewhere * slope)
+
+    def evidence_of(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The evidence and its derivative by the logits, float32."""
+        z = logits.astype(jnp.float32)
+        if self.evidence == "softplus":
+            return jax.nn.softplus(z), jax.nn.sigmoid(z)
+        highest = math.log(self.n_classes) + ABOVE_LOG_CLASSES
+        e = jnp.exp(jnp.clip(z, LOWEST, highest))
+        return e, jnp.where((z >= LOWEST) & (z <= highest), e, 0.0)
+
+
+def nested_evidential(
+    z_BxD: jax.Array,
+    kernels: list[jax.Array],
+    biases: list[jax.Array | None],
+    labels_B: jax.Array,
+    nesting: Nesting,
+    *,
+    evidence: str = "softplus",
+    kl_weight: float = 5e-4,
+    chunk: int | None = None,
+) -> NestedLoss:
+    """The evidential loss of a linear head at every nested dim, with its uncertainty and what it expects of the label.
+
+    Args:
+      z_BxD: features; D is the nesting's full dim.
+      kernels: one (D, C) for all dims, or one (m_g, C) per dim.
+      biases: (C,) or None each, as many as kernels.
+      labels_B: integer classes. A label outside 0..C-1 makes the loss infinite.
+      nesting: dims and weights.
+      evidence: as that of `evidential`.
+      kl_weight: as that of `evidential`.
+      chunk: classes visited at a time; None chooses by backend and shape.
+
+    Raises:
+      ValueError: if a shape, a dtype or an option does not fit; the message names it.
+    """
+    head = check_head(z_BxD, list(kernels), list(biases), nesting, tied=len(kernels) == 1)
+    check_labels(labels_B, z_BxD.shape[0])
+    criterion = _criterion(evidence, kl_weight, kernels[0].shape[1])
+    plan = make_plan(criterion, nesting, z_BxD.shape[0], head, chunk)
+    # The compiler makes several loops of this residual: where they read kept logits, it copies all of them per chunk.
+    return nested(plan._replace(keeps=False), z_BxD, head, labels_B, None)
 
 
 def evidential(
@@ -71,14 +176,12 @@ def evidential(
         kind = f"{logits_BxK.dtype}{logits_BxK.shape}"
         raise ValueError(f"logits are {kind}; they must be floats of shape (B, K), neither of them 0")
     check_labels(labels_B, logits_BxK.shape[0])
-    choose("evidence", evidence, EVIDENCE)
-    if not 0 <= kl_weight < math.inf:
-        raise ValueError(f"kl_weight={kl_weight} must be a finite number, 0 or above")
-    classes, evidence = logits_BxK.shape[1], _chosen(evidence, logits_BxK.shape[1])
+    classes = logits_BxK.shape[1]
+    criterion = _criterion(evidence, kl_weight, classes)
     if chunk is None and jax.sharding.get_abstract_mesh().shape.get(CLASS_AXIS, 1) > 1:
         chunk = classes  # chunks of a sharded axis would have to be gathered
-    plan = _Plan(evidence, float(kl_weight), classes, choose_chunk(classes, 1, len(labels_B), 1, chunk))
-    return _evidential(plan, logits_BxK, labels_B)
+    chunk = choose_chunk(classes, 1, len(labels_B), 1, chunk)
+    return _evidential(Plan(criterion, Nesting.fixed(1), True, classes, 1, chunk, False), logits_BxK, labels_B)
 
 
 def expected_probability(
@@ -95,7 +198,7 @@ def expected_probability(
     classes = logits_BxK.shape[1]
     # A sum instead of an index: classes may be sharded.
     own_B = jnp.where(labels_B[:, None] == jnp.arange(classes)[None], logits_BxK, 0).sum(axis=1)
-    return (1 + _evidence_of(_chosen(evidence, classes), classes, own_B)[0]) * uncertainty_B / classes
+    return (1 + _criterion(evidence, 0.0, classes).evidence_of(own_B)[0]) * uncertainty_B / classes
 
 
 def priorities(uncertainty_MxB: jax.Array, rule: str = "none") -> jax.Array:
@@ -117,66 +220,49 @@ def priorities(uncertainty_MxB: jax.Array, rule: str = "none") -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _evidential(plan: _Plan, logits_BxK: jax.Array, labels_B: jax.Array):
+def _evidential(plan: Plan, logits_BxK: jax.Array, labels_B: jax.Array):
     return _forward(plan, logits_BxK, labels_B)[0]
 
 
-def _forward(plan: _Plan, logits: jax.Array, labels: jax.Array):
-    def step(sums, tile):
-        e_Bxc, is_label = _evidence_of(plan.evidence, plan.n_classes, tile.cut(logits))[0], _is_label(labels, tile)
-        wrong = jnp.where(is_label, 0.0, e_Bxc)
-        terms = _wrong_term(wrong) if plan.kl_weight else jnp.zeros_like(wrong)
-        return sums + jnp.stack([x.sum(axis=1) for x in (jnp.where(is_label, e_Bxc, 0.0), wrong, terms)])
+def _forward(plan: Plan, logits: jax.Array, labels: jax.Array):
+    def step(stats, tile):
+        return plan.criterion.update(stats, [tile.cut(logits).astype(jnp.float32)], [None], labels, tile)
 
-    own, wrong, terms = fold(step, jnp.zeros((3, len(labels))), plan.n_classes, plan.chunk, 0)
-    loss = _digamma_difference(1 + own, plan.n_classes - 1 + wrong)
-    if plan.kl_weight:
-        loss += plan.kl_weight * (_strength_term(wrong, plan.n_classes) + terms)
-    loss = jnp.where((labels >= 0) & (labels < plan.n_classes), loss, jnp.inf)
-    return (loss, plan.n_classes / (plan.n_classes + own + wrong)), (logits, labels, own, wrong)
+    stats = plan.fold(step, plan.criterion.start((1, len(labels))))
+    (loss,), known, saved = plan.criterion.finish(stats, plan, None, None, labels)
+    return (loss, known["uncertainty"][0]), (logits, labels, known["uncertainty"][0], [x[0] for x in saved])
 
 
-def _backward(plan: _Plan, saved, cotangents):
-    logits, labels, own, wrong = saved
+def _backward(plan: Plan, residuals, cotangents):
+    logits, labels, uncertainty, saved = residuals
     to_loss, to_uncertainty = cotangents
-    total = plan.n_classes + own + wrong
-    everywhere = to_loss * trigamma(total) - to_uncertainty * plan.n_classes / total**2
-    at_label = everywhere - to_loss * trigamma(1 + own)
-    strength = _one_minus_trigamma(wrong, plan.n_classes)
+    everywhere = to_uncertainty * uncertainty**2 / plan.n_classes
 
     def step(grad, tile):
-        e_Bxc, slope = _evidence_of(plan.evidence, plan.n_classes, tile.cut(logits))
-        elsewhere = everywhere[:, None]
-        if plan.kl_weight:
-            elsewhere += plan.kl_weight * to_loss[:, None] * (strength[:, None] - _one_minus_trigamma(e_Bxc, 1))
-        chosen = jnp.where(_is_label(labels, tile), at_label[:, None], elsewhere) * slope
-        return chosen.astype(grad.dtype) if plan.chunk == plan.n_classes else tile.put(grad, chosen)
+        a = tile.cut(logits).astype(jnp.float32)
+        found = to_loss[:, None] * plan.criterion.residual(a, saved, labels, tile)
+        found -= everywhere[:, None] * plan.criterion.evidence_of(a)[1]
+        return found.astype(grad.dtype) if plan.chunk == plan.n_classes else tile.put(grad, found)
 
-    grad = fold(step, jax.lax.empty(logits.shape, logits.dtype), plan.n_classes, plan.chunk, 0)
+    grad = plan.fold(step, jax.lax.empty(logits.shape, logits.dtype))
     return grad, np.zeros(labels.shape, jax.dtypes.float0)
 
 
 _evidential.defvjp(_forward, _backward)
 
 
+def _criterion(evidence: str, kl_weight: float, n_classes: int) -> Dirichlet:
+    """Raises ValueError for an option that does not fit."""
+    choose("evidence", evidence, EVIDENCE)
+    if not 0 <= kl_weight < math.inf:
+        raise ValueError(f"kl_weight={kl_weight} must be a finite number, 0 or above")
+    if evidence == "auto":
+        evidence = "exp_clip" if n_classes > MANY_CLASSES else "softplus"
+    return Dirichlet(evidence, float(kl_weight), n_classes)
+
+
 def _is_label(labels: jax.Array, tile: Tile) -> jax.Array:
     return tile.position(labels) == jnp.arange(tile.size)[None]
-
-
-def _chosen(evidence: str, n_classes: int) -> str:
-    if evidence == "auto":
-        return "exp_clip" if n_classes > MANY_CLASSES else "softplus"
-    return evidence
-
-
-def _evidence_of(evidence: str, n_classes: int, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The evidence and its derivative by the logits, float32."""
-    z = logits.astype(jnp.float32)
-    if evidence == "softplus":
-        return jax.nn.softplus(z), jax.nn.sigmoid(z)
-    highest = math.log(n_classes) + ABOVE_LOG_CLASSES
-    e = jnp.exp(jnp.clip(z, LOWEST, highest))
-    return e, jnp.where((z >= LOWEST) & (z <= highest), e, 0.0)
 
 
 def trigamma(x: jax.Array) -> jax.Array:

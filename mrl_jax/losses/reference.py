@@ -6,6 +6,8 @@ Each returns the NestedLoss of its namesake in `mrl_jax.losses`, which must agre
 import jax
 import jax.numpy as jnp
 
+from mrl_jax.losses.evidential import evidential, expected_probability
+from mrl_jax.losses.prefixes import is_first, prefix_logits
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting, truncate
 
@@ -42,6 +44,15 @@ def nested_binary(z_BxD, kernel_DxC, bias_C, targets_BxC, nesting: Nesting) -> N
         logits = (z_BxD[:, :m] @ kernel_DxC[:m] + bias_C[None]).astype(jnp.float32)
         losses.append((jax.nn.softplus(logits) - targets_BxC * logits).sum(axis=1))
     return _weigh(losses, None, nesting)
+
+
+def nested_evidential(z_BxD, kernels, biases, labels_B, nesting: Nesting, *, evidence, kl_weight) -> NestedLoss:
+    """The evidential loss of every prefix, of its logits as given."""
+    logits = prefix_logits(z_BxD, kernels, biases, nesting)
+    losses, sure = zip(*[evidential(a, labels_B, evidence=evidence, kl_weight=kl_weight) for a in logits])
+    expected = [expected_probability(a, labels_B, u, evidence=evidence) for a, u in zip(logits, sure)]
+    nested = _weigh(losses, [is_first(a, labels_B) for a in logits], nesting)
+    return nested._replace(uncertainty=jnp.stack(sure), expected=jnp.stack(expected))
 
 
 def nested_masked_lm(z_BxSxD, kernel_DxV, bias_V, targets_BxS, nesting: Nesting) -> NestedLoss:

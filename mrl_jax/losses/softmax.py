@@ -57,7 +57,8 @@ class Softmax(NamedTuple):
         loss = jax.nn.softplus(rivals - label)
         if self.label_smoothing:
             loss += self.label_smoothing * (label - _mean_logits(plan, z_BxD, head))
-        return loss, label > rival, (jnp.logaddexp(rivals, label), jax.nn.sigmoid(rivals - label))
+        saved = jnp.logaddexp(rivals, label), jax.nn.sigmoid(rivals - label)
+        return loss, {"correct": label > rival}, saved
 
     def residual(self, logits, saved, targets, tile: Tile):
         """softmax - target."""

@@ -16,7 +16,7 @@ class NestedLoss(NamedTuple):
       correct: (G, B) bool; the label (or the matching pair) is ranked first, ahead of every other: a tie is none, so
         that a head of zeros is right nowhere. None where that has no meaning.
       weight: (B,) float32; how much each example counts in the batch mean. None: all the same.
-      uncertainty: (G, B) float32 in 0..1, of losses that know it; else None.
+      uncertainty: (G, B) float32 in 0..1, a constant, of losses that know it; else None.
       expected: (G, B) float32 in 0..1, the expected probability of the label, of the same losses; else None.
       ahead: (G, B) bool; the matching pair is ahead of its row's own hard negatives. None where there are none.
     """

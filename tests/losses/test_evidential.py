@@ -9,6 +9,8 @@ from jax.sharding import PartitionSpec as P
 from scipy.special import digamma, gammaln
 
 from mrl_jax import losses, sharding
+from mrl_jax.losses import reference
+from mrl_jax.nesting import Nesting
 
 evidential = jax.jit(losses.evidential, static_argnames=("evidence", "kl_weight", "chunk"))
 
@@ -155,6 +157,63 @@ def test_sharded_rows_and_classes_equal_one_device():
         z = jax.device_put(logits, NamedSharding(mesh, P("data", "model")))
         many = value_and_grad(z, jax.device_put(labels, NamedSharding(mesh, P("data"))))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), one, many)
+
+
+NESTING = Nesting((2, 5, 8), (1.0, 0.5, 2.0))
+# Enough levels of one width for the passes to loop over them.
+EVEN = Nesting.uniform(8, 1)
+
+
+def nested_problem(nesting, tied, rows=6, classes=37):
+    rng = np.random.default_rng(0)
+    dims = (nesting.full,) if tied else nesting.dims
+    draws = rng.normal(size=(rows, nesting.full)), [rng.normal(size=(m, classes)) for m in dims]
+    arguments = jax.tree.map(jnp.float32, (*draws, [rng.normal(size=classes) for _ in dims]))
+    return arguments, jnp.asarray(rng.integers(0, classes, rows))
+
+
+def nested_value_and_grad(loss, arguments, labels, nesting, **options):
+    def total(arguments):
+        nested = loss(*arguments, labels, nesting, **options)
+        return nested.total, nested
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(arguments)
+
+
+def assert_nested_same(found, expected):
+    def same(a, b):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+    jax.tree.map(same, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("nesting", "tied", "chunk", "evidence", "kl_weight"),
+    [
+        (NESTING, True, 10, "exp_clip", 0.1),
+        (NESTING, False, None, "softplus", 0.01),
+        (EVEN, True, 10, "softplus", 0.01),
+    ],
+)
+def test_of_a_head_equals_that_of_its_logits(nesting, tied, chunk, evidence, kl_weight):
+    arguments, labels = nested_problem(nesting, tied)
+    options = {"evidence": evidence, "kl_weight": kl_weight}
+    found = nested_value_and_grad(losses.nested_evidential, arguments, labels, nesting, chunk=chunk, **options)
+    expected = nested_value_and_grad(reference.nested_evidential, arguments, labels, nesting, **options)
+    assert_nested_same(found, expected)
+
+
+def test_of_a_head_on_sharded_rows_and_classes_equals_one_device():
+    arguments, labels = nested_problem(NESTING, tied=True, rows=8, classes=40)
+    expected = nested_value_and_grad(reference.nested_evidential, arguments, labels, NESTING, evidence="softplus",
+                                     kl_weight=0.01)  # fmt: skip
+    mesh = sharding.make_mesh(2, 1, 4)
+    specs = P("data"), P(None, "model"), P("model")
+    with jax.set_mesh(mesh):
+        placed = tuple(jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arguments, specs))
+        labels = jax.device_put(labels, NamedSharding(mesh, P("data")))
+        found = nested_value_and_grad(losses.nested_evidential, placed, labels, NESTING, kl_weight=0.01, chunk=12)
+    assert_nested_same(found, expected)
 
 
 def test_a_label_of_no_class_makes_the_loss_infinite():
