@@ -73,22 +73,19 @@ def evidential(nesting: Nesting, *, evidence: str = "auto", kl_weight: float = 5
     return objective
 
 
-def arcface(nesting: Nesting, *, margin: float = 0.5, scale: float = 64.0) -> Objective:
+def arcface(nesting: Nesting, *, margin: float = 0.5, scale: float = 64.0, chunk: int = 0) -> Objective:
     """Cross-entropy of cosines at every nested dim, an angle added to the label's; heads as `softmax`, no bias."""
-    return _with_margin(nesting, losses.arcface, margin, scale)
+    return _with_margin(nesting, name="arcface", margin=margin, scale=scale, chunk=chunk or None)
 
 
-def cosface(nesting: Nesting, *, margin: float = 0.35, scale: float = 64.0) -> Objective:
+def cosface(nesting: Nesting, *, margin: float = 0.35, scale: float = 64.0, chunk: int = 0) -> Objective:
     """Cross-entropy of cosines at every nested dim, the label's less a margin; heads as `softmax`, no bias."""
-    return _with_margin(nesting, losses.cosface, margin, scale)
+    return _with_margin(nesting, name="cosface", margin=margin, scale=scale, chunk=chunk or None)
 
 
-def _with_margin(nesting: Nesting, harder: Callable, margin: float, scale: float) -> Objective:
+def _with_margin(nesting: Nesting, **options) -> Objective:
     def objective(z, out, batch):
-        cosines = losses.prefix_cosines(z, _head(z, out, nesting)[0], nesting)
-        logits = [harder(c, batch["label"], margin=margin, scale=scale) for c in cosines]
-        loss_GxB = jnp.stack([losses.cross_entropy(a, batch["label"]) for a in logits])
-        return _nested(loss_GxB, cosines, batch["label"], nesting)
+        return losses.nested_margin(z, _head(z, out, nesting)[0], batch["label"], nesting, **options)
 
     return objective
 
@@ -102,12 +99,6 @@ def _head(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting) -> tuple
     """Kernels and biases: one per dim, or one for all."""
     suffixes = [""] if "head/kernel" in out else [f"_{m}" for m in nesting.dims]
     return [_as(z.dtype, out[f"head/kernel{s}"]) for s in suffixes], [out[f"head/bias{s}"] for s in suffixes]
-
-
-def _nested(loss_GxB, logits, labels_B, nesting) -> losses.NestedLoss:
-    per_dim_G = loss_GxB.mean(axis=1)
-    correct_GxB = jnp.stack([losses.is_first(a, labels_B) for a in logits])
-    return losses.NestedLoss(jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, correct_GxB)
 
 
 def check_mix(name: str, mix: str) -> None:

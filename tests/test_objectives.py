@@ -118,7 +118,7 @@ def test_margins_are_put_on_the_cosines_of_every_prefix(name):
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
-@pytest.mark.parametrize("name", ["evidential"])
+@pytest.mark.parametrize("name", ["evidential", "arcface", "cosface"])
 def test_the_gradient_never_holds_the_logits_of_all_classes(name, kind):
     rows, classes, nesting = 64, 20_000, Nesting((8, 16, 32, 64))
     objective = objectives.OBJECTIVES[name](nesting, chunk=500)

@@ -3,7 +3,7 @@
 from mrl_jax.losses.binary import nested_binary
 from mrl_jax.losses.contrastive import nested_contrastive
 from mrl_jax.losses.evidential import evidential, expected_probability, nested_evidential, priorities
-from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy
+from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy, nested_margin
 from mrl_jax.losses.masked_lm import nested_masked_lm
 from mrl_jax.losses.mixed import add_second_label
 from mrl_jax.losses.prefixes import is_first, prefix_cosines, prefix_logits
@@ -24,6 +24,7 @@ __all__ = [
     "nested_binary",
     "nested_contrastive",
     "nested_evidential",
+    "nested_margin",
     "nested_masked_lm",
     "nested_sigmoid",
     "nested_softmax",

@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from mrl_jax.losses import looped, unrolled
+from mrl_jax.losses import cosines, looped, unrolled
 from mrl_jax.losses.plan import SPLIT, Head, Plan
 from mrl_jax.losses.types import NestedLoss
 
 
 def _passes(plan: Plan) -> ModuleType:
+    if plan.cosine:
+        return cosines
     return looped if plan.even else unrolled
 
 

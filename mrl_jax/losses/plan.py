@@ -52,7 +52,8 @@ class Plan(NamedTuple):
     """The static part of a nested loss: of n_classes classes in `shards` equal parts, `chunk` at a time of each.
 
     Where `keeps` is set, the logits of the full dim (B x C) are not computed again for the backward pass: they wait in
-    the memory of the kernel's gradient (D x C), which is not needed before.
+    the memory of the kernel's gradient (D x C), which is not needed before. Where `cosine` is set, the logits are the
+    cosines of each prefix with the columns of its kernel, and biases have no part in them.
     """
 
     criterion: Criterion
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     shards: int
     chunk: int
     keeps: bool
+    cosine: bool = False
 
     @property
     def even(self) -> bool:
@@ -69,6 +71,7 @@ class Plan(NamedTuple):
         width = self.nesting.dims[0]
         return (
             self.tied
+            and not self.cosine
             and len(self.nesting) >= _LOOP
             and self.nesting.dims == tuple(range(width, self.nesting.full + 1, width))
         )
@@ -114,17 +117,19 @@ class Plan(NamedTuple):
         return jax.shard_map(f, in_specs=tuple(specs), out_specs=returns, **options)(*args)
 
 
-def make_plan(criterion: Criterion, nesting: Nesting, rows: int, head: Head, chunk: int | None) -> Plan:
+def make_plan(
+    criterion: Criterion, nesting: Nesting, rows: int, head: Head, chunk: int | None, cosine: bool = False
+) -> Plan:
     """The plan for `rows` examples of these shapes on the mesh in use. Raises ValueError on a chunk below 1."""
     n_classes = head.kernels[0].shape[1]
     mesh = jax.sharding.get_abstract_mesh()
     axis = mesh.shape.get(CLASS_AXIS, 1)
     shards = axis if n_classes % axis == 0 else 1
-    plan = Plan(criterion, nesting, len(head.kernels) < len(nesting), n_classes, shards, 0, False)
+    plan = Plan(criterion, nesting, len(head.kernels) < len(nesting), n_classes, shards, 0, False, cosine)
     alive = _LOOP if plan.even else len(nesting)
     chunk = choose_chunk(n_classes, alive, rows, shards, chunk)
     # An accelerator computes half of the logits again in the time in which its memory writes and reads them.
-    keeps = jax.default_backend() == "cpu" and plan.tied and head.kernels[0].dtype == jnp.float32
+    keeps = jax.default_backend() == "cpu" and plan.tied and not cosine and head.kernels[0].dtype == jnp.float32
     # Rows that lie on several devices have no place in an array without them; one chunk the compiler keeps by itself.
     keeps = keeps and max(mesh.size, 1) == shards and rows <= nesting.full and chunk < plan.width
     return plan._replace(chunk=chunk, keeps=keeps)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.evidential import evidential, expected_probability
-from mrl_jax.losses.prefixes import is_first, prefix_logits
+from mrl_jax.losses.margins import MARGINS, cross_entropy
+from mrl_jax.losses.prefixes import is_first, prefix_cosines, prefix_logits
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting, truncate
 
@@ -53,6 +54,13 @@ def nested_evidential(z_BxD, kernels, biases, labels_B, nesting: Nesting, *, evi
     expected = [expected_probability(a, labels_B, u, evidence=evidence) for a, u in zip(logits, sure)]
     nested = _weigh(losses, [is_first(a, labels_B) for a in logits], nesting)
     return nested._replace(uncertainty=jnp.stack(sure), expected=jnp.stack(expected))
+
+
+def nested_margin(z_BxD, kernels, labels_B, nesting: Nesting, *, name, margin, scale) -> NestedLoss:
+    """Cross-entropy of the cosines of every prefix, with a margin on the label's."""
+    cosines = prefix_cosines(z_BxD, kernels, nesting)
+    logits = [MARGINS[name](c, labels_B, margin=margin, scale=scale) for c in cosines]
+    return _weigh([cross_entropy(a, labels_B) for a in logits], [is_first(c, labels_B) for c in cosines], nesting)
 
 
 def nested_masked_lm(z_BxSxD, kernel_DxV, bias_V, targets_BxS, nesting: Nesting) -> NestedLoss:

@@ -51,8 +51,7 @@ class Softmax(NamedTuple):
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes; saves the log-sum-exp and how much the softmax leaves to the rivals."""
-        rival = plan.max(stats.rival)
-        rivals = rival + jnp.log(plan.sum(stats.sumexp * jnp.exp(stats.rival - rival)))
+        rival, rivals = merge_rivals(plan, stats)
         label = jnp.where((targets >= 0) & (targets < self.n_classes), plan.sum(stats.label), -jnp.inf)
         loss = jax.nn.softplus(rivals - label)
         if self.label_smoothing:
@@ -67,6 +66,12 @@ class Softmax(NamedTuple):
         even = self.label_smoothing / self.n_classes
         label_B = self.label_smoothing - even - rivals_B
         return jnp.where(onehot, label_B[:, None], jnp.exp(logits - lse_B[:, None]) - even)
+
+
+def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:
+    """Over the shards of the classes: the largest logit of another class than the label; the log-sum-exp of them."""
+    rival = plan.max(stats.rival)
+    return rival, rival + jnp.log(plan.sum(stats.sumexp * jnp.exp(stats.rival - rival)))
 
 
 def _mean_logits(plan: Plan, z_BxD: jax.Array, head: Head) -> jax.Array:

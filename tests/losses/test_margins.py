@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from mrl_jax import losses
+from mrl_jax import losses, sharding
+from mrl_jax.losses import reference
+from mrl_jax.nesting import Nesting
 
 COSINES = np.random.default_rng(0).uniform(-1, 1, (5, 7)).astype(np.float32)
 LABELS = jnp.asarray([0, 6, 3, 3, 1])
@@ -47,6 +51,61 @@ def test_cross_entropy_is_that_of_the_softmax():
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
     np.testing.assert_allclose(losses.cross_entropy(logits, LABELS), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(losses.cross_entropy(logits, LABELS + 7), jnp.full(5, jnp.inf))
+
+
+NESTING = Nesting((2, 5, 8), (1.0, 0.5, 2.0))
+
+
+def nested_problem(tied, rows=8, classes=40):
+    rng = np.random.default_rng(0)
+    z, dims = rng.normal(size=(rows, 8)), (8,) if tied else NESTING.dims
+    arguments = jnp.float32(z), [jnp.float32(rng.normal(size=(m, classes))) for m in dims]
+    return arguments, jnp.asarray(rng.integers(0, classes, rows))
+
+
+def nested_value_and_grad(loss, arguments, labels, **options):
+    def total(arguments):
+        nested = loss(*arguments, labels, NESTING, margin=0.3, scale=16.0, **options)
+        return nested.total, nested
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(arguments)
+
+
+def assert_nested_same(found, expected):
+    def same(a, b):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+    jax.tree.map(same, found, expected)
+
+
+@pytest.mark.parametrize(("tied", "name", "chunk"), [(True, "arcface", 11), (False, "cosface", 11),
+                                                     (True, "cosface", None)])  # fmt: skip
+def test_of_a_head_equals_that_of_its_cosines(tied, name, chunk):
+    arguments, labels = nested_problem(tied)
+    found = nested_value_and_grad(losses.nested_margin, arguments, labels, name=name, chunk=chunk)
+    assert_nested_same(found, nested_value_and_grad(reference.nested_margin, arguments, labels, name=name))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_a_head_on_sharded_rows_and_classes_equals_one_device(tied):
+    arguments, labels = nested_problem(tied)
+    expected = nested_value_and_grad(reference.nested_margin, arguments, labels, name="arcface")
+    mesh = sharding.make_mesh(2, 1, 4)
+    with jax.set_mesh(mesh):
+        specs = P("data"), P(None, "model")
+        placed = tuple(jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arguments, specs))
+        labels = jax.device_put(labels, NamedSharding(mesh, P("data")))
+        found = nested_value_and_grad(losses.nested_margin, placed, labels, name="arcface", chunk=12)
+    assert_nested_same(found, expected)
+
+
+def test_a_label_of_no_class_makes_the_loss_of_a_head_infinite():
+    arguments, labels = nested_problem(tied=True)
+    for label in (-1, 40):
+        options = {"name": "arcface", "margin": 0.3, "scale": 16.0}
+        found = losses.nested_margin(*arguments, labels.at[0].set(label), NESTING, **options)
+        assert jnp.isinf(found.per_dim).all()
+        assert not found.correct[:, 0].any()
 
 
 @pytest.mark.parametrize(
