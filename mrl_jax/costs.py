@@ -69,12 +69,16 @@ def _latency(fn: Any, argument: Any) -> float:
     return float(np.median(times))
 
 
-def accuracies(path: pathlib.Path, step: int) -> dict[tuple[float, int], dict[str, float]]:
-    """What the run's results say of this step: (width, dim) -> "evaluator metric" -> value; {} where there are none."""
+def accuracies(path: pathlib.Path, step: int, recalibrated: int = 0) -> dict[tuple[float, int], dict[str, float]]:
+    """What the run's results say of this step: (width, dim) -> "evaluator metric" -> value; {} where there are none.
+
+    Those of BatchNorm's statistics from so many training batches, 0: of the checkpoint's own.
+    """
     found: dict[tuple[float, int], dict[str, float]] = {}
     for file in sorted((path / "results").glob("*.json")):
         result = results.read_one(file)
-        for name, value in result["values"].items() if result["step"] == step else ():
+        of_model = (result["step"], result.get("recalibrated", 0)) == (step, recalibrated)
+        for name, value in result["values"].items() if of_model else ():
             metric, dim = results.split_name(name)
             width, _, plain = metric.rpartition("/")
             at = (float(width.removeprefix("w")) if width else 1.0, dim)

@@ -2,10 +2,12 @@
 
 python -m mrl_jax.evaluate --workdir=runs/q
 python -m mrl_jax.evaluate --workdir=runs/q --dims=8,12,16 --ff=runs/ff8,runs/ff16
-python -m mrl_jax.evaluate --workdir=runs/sfsc --recalibrate=20        # every width with statistics of its own, anew
+python -m mrl_jax.evaluate --workdir=runs/sfsc --recalibrate=20        # BatchNorm's statistics anew
+
+With --recalibrate the results are of another model than the checkpoint's, and go to results/NAME_recalibrated.json and
+plots/accuracy_recalibrated.png beside those of the checkpoint; `embed` and `export` take the same option.
 """
 
-import itertools
 import pathlib
 import shlex
 import sys
@@ -15,7 +17,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, inputs, parts, recalibrate, report, results, sharding, trained
+from mrl_jax import checkpoints, commands, distributed, parts, report, results, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import EVALUATED, evaluated
@@ -36,28 +38,30 @@ def evaluate(
       config: the run's, as `trained.config_of` gives it.
       step: a step of `checkpoints/`.
       names: of `config.evals`.
-      ff: folders of fixed-feature runs, evaluated before, to draw beside this one.
+      ff: folders of fixed-feature runs, evaluated in the same way before, to draw beside this one.
       recalibrated: so many training batches that BatchNorm's statistics are computed anew from; 0: as they are.
     """
     run = trained.assemble(path, step, config)
+    trained.check_recalibrated(run, recalibrated)
     with jax.set_mesh(run.mesh):
         wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
         variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
-        if recalibrated:
-            batches = itertools.islice(parts.train_batches(run, 0), recalibrated)
-            on_devices = (sharding.to_devices(inputs.model_inputs(batch), run.mesh) for batch in batches)
-            variables = recalibrate.recalibrate(run.model, variables, on_devices, run.model.widths)
+        variables = trained.recalibrated(run, variables, recalibrated)
         values = parts.evaluate(run, parts.make_embeds(run), variables, names)
+    suffix = "_recalibrated" if recalibrated else ""
+    values = {name + suffix: measured for name, measured in values.items()}
     if jax.process_index() == 0:
         untrained = sorted({m for v in values.values() for _, m in map(results.split_name, v)} - set(run.nesting.dims))
         if untrained:
             print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(run.nesting.dims)}).")
         print(results.table(values, run.nesting, step))
         command = shlex.join(["python", "-m", "mrl_jax.evaluate", *sys.argv[1:]])
-        results.write(path, values, step=step, nesting=run.nesting, head=config.head, command=command)
-        results.plot(path / "plots" / "accuracy.png", values, run.nesting, _beside(ff))
+        about = {"step": step, "nesting": run.nesting, "head": config.head, "recalibrated": recalibrated}
+        results.write(path, values, command=command, **about)
+        picture = path / "plots" / f"accuracy{suffix}.png"
+        results.plot(picture, values, run.nesting, _beside(ff))
         page = report.write(path, configs.to_json(config))
-        print(f"Wrote {path}/results/*.json, {path}/plots/accuracy.png and {page}")
+        print(f"Wrote {path}/results/*{suffix}.json, {picture} and {page}")
     return values
 
 
@@ -83,8 +87,6 @@ def main(argv: list[str]) -> None:
     config = trained.config_of(path, step, options.dims, options.data_dir)
     for name in options.evals:
         choose("--evals", name, config.evals)
-    if options.recalibrate < 0:
-        raise ValueError(f"--recalibrate={options.recalibrate} must be a number of batches, 0 for none")
     evaluate(path, config, step, options.evals or list(config.evals), options.ff, options.recalibrate)
 
 

@@ -21,9 +21,10 @@ def write(
     head: str | None,
     command: str,
     details: Mapping[str, Any] | None = None,
+    recalibrated: int = 0,
 ) -> None:
     """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
-    and by evaluator what else there is to tell.
+    and by evaluator what else there is to tell; and of how many batches BatchNorm's statistics are, if not the model's.
     """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
@@ -38,6 +39,7 @@ def write(
                 "values": dict(measured),
                 "command": command,
                 **({"details": details[name]} if details else {}),
+                **({"recalibrated": recalibrated} if recalibrated else {}),
             },
         )
 

@@ -1,13 +1,15 @@
 """A trained run seen from its folder alone: which checkpoint, its config on the devices at hand, its variables."""
 
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
-from mrl_jax import checkpoints, inputs, parts
+from mrl_jax import checkpoints, inputs, parts, recalibrate, sharding
 from mrl_jax import config as configs
 from mrl_jax.step import EVALUATED, evaluated, variables_of
 
@@ -118,6 +120,33 @@ def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
             f"{data.eval_split!r} has after --ops={data.eval_ops!r}: give --ops that end in the size and channels of "
             f"its training ({str(error).splitlines()[0][:200]})"
         ) from error
+
+
+def check_recalibrated(run: parts.Parts, batches: int) -> None:
+    """Raises ValueError unless the model has statistics to compute anew from so many training batches, 0 for none."""
+    if batches < 0:
+        raise ValueError(f"--recalibrate={batches} must be a number of training batches, 0 for none")
+    if batches and not run.abstract_state.batch_stats:
+        raise ValueError(
+            f"--recalibrate={batches} is for BatchNorm, and model.name={run.config.model.name!r} of this run keeps no "
+            "running statistics: leave it out"
+        )
+
+
+def recalibrated(run: parts.Parts, variables: Any, batches: int) -> Any:
+    """The variables with BatchNorm's statistics, of every width, of the first training batches; as they are for 0.
+
+    Args:
+      run: of the config that `config_of` gives, so that the batches are those of training.
+      variables: of its model.
+      batches: how many, as `check_recalibrated` allows.
+    """
+    if not batches:
+        return variables
+    with jax.set_mesh(run.mesh):
+        first = itertools.islice(parts.train_batches(run, 0), batches)
+        on_devices = (sharding.to_devices(inputs.model_inputs(batch), run.mesh) for batch in first)
+        return recalibrate.recalibrate(run.model, variables, on_devices, run.model.widths)
 
 
 def head(path: pathlib.Path, step: int) -> dict[str, Any]:

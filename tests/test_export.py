@@ -8,7 +8,7 @@ import pytest
 import tiny
 from command import finish, start
 
-from mrl_jax import checkpoints, costs, export, train, trained, trees, weights
+from mrl_jax import checkpoints, costs, evaluate, export, parts, results, train, trained, trees, weights
 from mrl_jax import config as defaults
 
 MODEL = defaults.vit("mu/8") | {"widths": (0.5, 1.0), "private_norm": True}
@@ -101,6 +101,36 @@ def test_what_was_not_trained_is_refused(run, width, dim, message):
 def test_a_folder_that_exists_is_left_alone(run):
     with pytest.raises(FileExistsError, match="exists and is left as it is"):
         export.export(run, 2, 0.5, 8, run, rows=1)
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """The folder of an untrained network of two widths with BatchNorm, evaluated as it is and then recalibrated."""
+    path = tmp_path_factory.mktemp("export") / "normed"
+    model = {**defaults.resnet("10"), "stem": "small", "base_width": 4, "widths": (0.5, 1.0), "projection": 8}
+    config = tiny.config(model=model, nesting__dims=(4, 8), evals={"knn": tiny.config().evals.knn})
+    whole = parts.assemble(config)
+    saver = checkpoints.Checkpoints(path / "checkpoints", keep=2, keep_period=0)
+    with jax.set_mesh(whole.mesh):
+        saver.save(2, parts.init_state(whole), {"config": defaults.to_json(config), "num_classes": 6})
+    saver.close()
+    for batches in (0, 2):
+        evaluate.evaluate(path, trained.config_of(path, 2), 2, ["knn"], recalibrated=batches)
+    return path
+
+
+def test_results_of_recalibrated_statistics_lie_beside_those_of_the_checkpoint(normed):
+    found = results.read(normed)
+    assert set(found) == {"knn", "knn_recalibrated"}
+    plain, own = found["knn"], found["knn_recalibrated"]
+    assert plain["values"] != own["values"]
+    assert ("recalibrated" in plain, own["recalibrated"]) == (False, 2)
+    assert {p.stem for p in (normed / "plots").iterdir()} == {"accuracy", "accuracy_recalibrated"}
+    assert '<h2 id="knn_recalibrated">' in (normed / "report.html").read_text()
+    for batches, name in ((0, "knn"), (2, "knn_recalibrated")):
+        of_width = costs.accuracies(normed, 2, batches)[0.5, 4]
+        assert of_width == {f"{name} top1": found[name]["values"]["w0.5/top1@4"]}
+    assert costs.accuracies(normed, 2, 3) == {}
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ ALLOWED = {
     "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
     "matched_sets": FOUNDATION | {"data", "evals", "feature_pairs", "features_dir"},
     "features_writer": {"features_dir", "writers"},
-    "trained": {"checkpoints", "config", "inputs", "parts", "step"},
+    "trained": {"checkpoints", "config", "inputs", "parts", "recalibrate", "sharding", "step"},
     "inputs": FOUNDATION | {"data"},
     "extract": FOUNDATION
     | {"data", "features_dir", "features_writer", "inputs", "parts", "progress", "sharding", "trained", "workdir"},
