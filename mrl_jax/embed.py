@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
             config = trained.over(base, options.dataset, split, options.ops, options.batch_size)
             out = pathlib.Path(options.out) / split.replace("/", "_")
             own = {"dtype": options.dtype, "block_rows": options.block_rows, "width": options.width}
-            extract.extract(path, step, config, out, **own)
+            extract.extract(path, step, config, out, **own, recalibrate=options.recalibrate)
             if jax.process_index() == 0:
                 z, labels, info = features_dir.open_features(out)
                 print(
@@ -49,6 +49,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Where the features go: a folder OUT/SPLIT for every split. Rerun to continue.")
     flags.DEFINE_enum("dtype", "float32", extract.DTYPES, "Of the file.")
     flags.DEFINE_float("width", 1.0, "Of the sub-model, where the run trained several.")
+    flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
     flags.DEFINE_string("ops", None, "The transform of the images; by default the run's data.eval_ops.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
     flags.DEFINE_integer("batch_size", None, "Of all devices together; by default the run's data.eval_batch_size.")

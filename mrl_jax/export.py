@@ -27,7 +27,9 @@ TOLERANCE = 1e-4  # of the largest value
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def export(path: pathlib.Path, step: int, width: float, dim: int, out: pathlib.Path, rows: int) -> str:
+def export(
+    path: pathlib.Path, step: int, width: float, dim: int, out: pathlib.Path, rows: int, recalibrate: int = 0
+) -> str:
     """Writes the sub-model to `out`, which does not exist yet, in one rename; the table of costs in words.
 
     Args:
@@ -37,9 +39,10 @@ def export(path: pathlib.Path, step: int, width: float, dim: int, out: pathlib.P
       dim: of the embedding, 1 to that width's; 0 for all of it.
       out: the folder to make.
       rows: images at once, for the latency.
+      recalibrate: so many training batches that BatchNorm's statistics are computed anew from first; 0: as they are.
 
     Raises:
-      ValueError: for a width that was not trained, or a dim that it does not have.
+      ValueError: for a width that was not trained, a dim that it does not have, or no statistics to recalibrate.
       FileExistsError: where `out` exists.
       RuntimeError: if the sub-model does not compute what the whole one does.
     """
@@ -50,18 +53,19 @@ def export(path: pathlib.Path, step: int, width: float, dim: int, out: pathlib.P
         raise ValueError(f"--workdir={path} is a model of data.kind={config.data.kind!r}: only those of images are cut")
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
+    trained.check_recalibrated(run, recalibrate)
     dim = narrow.check_dim(dim or run.model.nestings[width].full, run.model.nestings[width])
-    variables = jax.device_get(trained.variables(path, step, run))
+    variables = jax.device_get(trained.recalibrated(run, trained.variables(path, step, run), recalibrate))
     alone = trained.assemble(path, step, narrow.config_of(config, width, dim))
     state = narrow.state_of(alone, narrow.variables_of(run, variables, width, dim))
     compared = narrow.largest_difference(run, variables, alone, variables_of(state), width, dim, CHECKED_ROWS)
     if compared > TOLERANCE:
         raise RuntimeError(f"the sub-model differs from the whole one by {compared:.1e} of the largest value")
-    table = costs.measure(run, variables, rows, costs.accuracies(path, step))
+    table = costs.measure(run, variables, rows, costs.accuracies(path, step, recalibrate))
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
-        _write(unfinished, path, step, alone, state, width)
+        _write(unfinished, path, step, alone, state, width, recalibrate)
         writers.write_json(unfinished / "costs.json", costs.record(table, rows))
         os.replace(unfinished, out)
     finally:
@@ -71,9 +75,10 @@ def export(path: pathlib.Path, step: int, width: float, dim: int, out: pathlib.P
     )
 
 
-def _write(out: pathlib.Path, path: pathlib.Path, step: int, alone, state, width: float) -> None:
+def _write(out: pathlib.Path, path: pathlib.Path, step: int, alone, state, width: float, recalibrate: int) -> None:
     record = checkpoints.read_run(path / "checkpoints", step)
     origin = {"path": str(path), "width": width, **trained.identity(path, step)}
+    origin |= {"recalibrated": recalibrate} if recalibrate else {}
     writers.write_json(out / "config.json", narrow.record_of(alone, record, origin)["config"])
     saver = checkpoints.Checkpoints(out / "checkpoints", keep=2, keep_period=0)
     saver.save(step, state._replace(step=state.step + step), narrow.record_of(alone, record, origin))
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> None:
     if options.batch < 1:
         raise ValueError(f"--batch={options.batch} must be at least 1")
     step = trained.choose_step(path, options.step)
-    print(export(path, step, options.width, options.dim, out, options.batch))
+    print(export(path, step, options.width, options.dim, out, options.batch, options.recalibrate))
     print(f"Wrote {out}: checkpoints/, model.safetensors, model.jax_export, model.stablehlo, costs.json")
 
 
@@ -110,6 +115,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("step", None, "Which checkpoint; by default the newest intact one.")
     flags.DEFINE_float("width", 1.0, "Of those that the run trained.")
     flags.DEFINE_integer("dim", 0, "Features of the embedding, trained or not; by default all of them.")
+    flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
     flags.DEFINE_string("out", None, "The folder to make; it must not exist.")
     flags.DEFINE_integer("batch", 1, "Images at once, for the latency in the table.")
     flags.mark_flags_as_required(["workdir", "out"])

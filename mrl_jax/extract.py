@@ -35,6 +35,7 @@ def extract(
     dtype: str = "float32",
     block_rows: int = BLOCK_ROWS,
     width: float = 1.0,
+    recalibrate: int = 0,
 ) -> None:
     """Writes the features of a checkpoint to `out`, or what is missing of them there.
 
@@ -46,16 +47,19 @@ def extract(
       dtype: float16 or float32, of the file.
       block_rows: rows between two points from which an interrupted run continues.
       width: of the sub-model.
+      recalibrate: so many batches of the run's training that BatchNorm's statistics are computed anew from; 0: none.
 
     Raises:
-      ValueError: where the model has no such width, `out` holds other features, the data do not fit the model, or a
-        value is not finite.
+      ValueError: where the model has no such width or no statistics to recalibrate, `out` holds other features, the
+        data do not fit the model, or a value is not finite.
       OSError: where `out` cannot be written to.
     """
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
+    trained.check_recalibrated(run, recalibrate)
     with workdir.owned(out, "--out"), jax.set_mesh(run.mesh):
         own = identity(path, step, run, dtype) | ({} if width == 1 else {"width": width})
+        own |= {"recalibrated": recalibrate} if recalibrate else {}
         writer, needed, block_rows = _open(run, out, own, dtype, block_rows, run.model.nestings[width])
         if writer:
             write_fields(out, run.train_source)
@@ -64,6 +68,9 @@ def extract(
                 writer.close()
             return
         variables = trained.variables(path, step, run)
+        if recalibrate:  # on the run's own training data, whatever is embedded
+            training = trained.assemble(path, step, trained.config_of(path, step, data_dir=config.data.dir))
+            variables = trained.recalibrated(training, variables, recalibrate)
         try:
             fill(run, variables, make_embed(run, dtype, width), writer, needed, block_rows)
         except BaseException:

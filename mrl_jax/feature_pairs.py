@@ -64,13 +64,12 @@ def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
 
 
 def check_same_model(train: Features, test: Features) -> None:
-    """Raises ValueError unless both are features of one checkpoint, of the same size and of the same classes."""
-    ours, theirs = train.info.identity, test.info.identity
-    if ours and theirs and ours["checkpoint"] != theirs["checkpoint"]:
+    """Raises ValueError unless both are features of one model, of the same size and of the same classes."""
+    ours, theirs = features_dir.model_of(train.info), features_dir.model_of(test.info)
+    if ours and theirs and ours != theirs:
         raise ValueError(
-            f"--train holds features of step {ours['checkpoint']['step']}, --test those of another checkpoint (step "
-            f"{theirs['checkpoint']['step']}, manifest {theirs['checkpoint']['manifest_sha256'][:8]} instead of "
-            f"{ours['checkpoint']['manifest_sha256'][:8]}): embed both with one checkpoint"
+            f"--train holds features of {ours}, --test those of another model, {theirs}: embed both with one "
+            "checkpoint and the same --width and --recalibrate"
         )
     if train.z.shape[1] != test.z.shape[1]:
         raise ValueError(f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: they are of two models")

@@ -55,15 +55,20 @@ class Info:
 
 
 class Model(NamedTuple):
-    """The sub-model that made features: a checkpoint, by its step and the checksum of its manifest, at a width."""
+    """The sub-model that made features: a checkpoint, by its step and the checksum of its manifest, at a width.
+
+    `recalibrated`: of how many training batches BatchNorm's statistics are, 0 for the checkpoint's own.
+    """
 
     step: int
     manifest_sha256: str
     width: float
+    recalibrated: int = 0
 
     def __str__(self) -> str:
         """For messages."""
-        return f"step {self.step} of the checkpoint {self.manifest_sha256[:8]} at width {self.width:g}"
+        own = f", recalibrated on {self.recalibrated} batches" if self.recalibrated else ""
+        return f"step {self.step} of the checkpoint {self.manifest_sha256[:8]} at width {self.width:g}{own}"
 
 
 def model_of(info: Info) -> Model | None:
@@ -71,8 +76,9 @@ def model_of(info: Info) -> Model | None:
     if not info.identity:
         return None
     checkpoint = info.identity["checkpoint"]
-    widths = [part["width"] for part in (info.identity, checkpoint) if "width" in part]
-    return Model(checkpoint["step"], checkpoint["manifest_sha256"], float(widths[0]) if widths else 1.0)
+    own = {**checkpoint, **info.identity}
+    width, recalibrated = float(own.get("width", 1)), own.get("recalibrated", 0)
+    return Model(checkpoint["step"], checkpoint["manifest_sha256"], width, recalibrated)
 
 
 class Features(NamedTuple):

@@ -1,5 +1,6 @@
 """Features of a checkpoint over a dataset: the right rows, whatever happens on the way, on any number of devices."""
 
+import itertools
 import random
 import signal
 
@@ -10,7 +11,19 @@ import pytest
 import raw
 import tiny
 
-from mrl_jax import checkpoints, extract, feature_pairs, parts, probe, results, step, trained
+from mrl_jax import (
+    checkpoints,
+    extract,
+    feature_pairs,
+    features_dir,
+    inputs,
+    parts,
+    probe,
+    recalibrate,
+    results,
+    step,
+    trained,
+)
 from mrl_jax import config as configs
 from mrl_jax.data import sources
 from mrl_jax.features_dir import JOURNAL, open_features
@@ -142,8 +155,32 @@ def test_features_of_another_checkpoint_are_refused(whole, tmp_path):
     with pytest.raises(ValueError, match=r"identity\.checkpoint\.manifest_sha256"):
         embed(tmp_path, whole[0])
     other = embed(tmp_path, tmp_path / "features")
-    with pytest.raises(ValueError, match=r"--test those of another checkpoint .*: embed both with one checkpoint"):
+    with pytest.raises(ValueError, match=r"--test those of another model, .*: embed both with one checkpoint"):
         feature_pairs.check_same_model(whole[1], other)
+
+
+def test_recalibrated_features_are_those_of_recalibrated_variables_and_say_so(workdir, tmp_path):
+    model = {**configs.resnet("10"), "stem": "small", "base_width": 4}
+    path, out = tmp_path / "run", tmp_path / "features"
+    run, state = save_checkpoint(path, model=model, nesting__dims=(4, 32))
+    plain = embed(path, out / "plain")
+    # Neither the data that are embedded nor the size of their batches are those of the statistics.
+    found = embed(path, out / "recalibrated", batch_size=8, recalibrate=2)
+    batches = [inputs.model_inputs(batch) for batch in itertools.islice(parts.train_batches(run, 0), 2)]
+    variables = recalibrate.recalibrate(run.model, step.variables_of(state), batches, (1.0,))
+    records = sources.load(run.config.data.name, "test", data_dir=run.config.data.dir).records
+    images = np.stack([records[i]["image"] for i in range(EXAMPLES)])
+    expected, _ = run.model.apply(variables, {"image": images}, train=False)
+    np.testing.assert_allclose(found.z, expected, rtol=1e-3, atol=1e-4)
+    assert np.abs(found.z - plain.z).max() > 0.1
+    assert "recalibrated on 2 batches" in str(features_dir.model_of(found.info))
+    with pytest.raises(ValueError, match=r"--test those of another model, .* recalibrated on 2 batches"):
+        feature_pairs.check_same_model(plain, found)
+    with pytest.raises(ValueError, match=r"identity\.recalibrated"):
+        embed(path, out / "plain", recalibrate=2)
+    with pytest.raises(ValueError, match=r"--recalibrate=2 is for BatchNorm.*leave it out"):
+        embed(workdir[0], out / "none", recalibrate=2)
+    assert not (out / "none").exists()
 
 
 def test_probe_of_features_leaves_a_table_a_json_and_a_picture(whole, tmp_path, capsys):

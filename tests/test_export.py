@@ -8,7 +8,7 @@ import pytest
 import tiny
 from command import finish, start
 
-from mrl_jax import checkpoints, costs, evaluate, export, parts, results, train, trained, trees, weights
+from mrl_jax import checkpoints, costs, evaluate, export, narrow, parts, results, train, trained, trees, weights
 from mrl_jax import config as defaults
 
 MODEL = defaults.vit("mu/8") | {"widths": (0.5, 1.0), "private_norm": True}
@@ -131,6 +131,38 @@ def test_results_of_recalibrated_statistics_lie_beside_those_of_the_checkpoint(n
         of_width = costs.accuracies(normed, 2, batches)[0.5, 4]
         assert of_width == {f"{name} top1": found[name]["values"]["w0.5/top1@4"]}
     assert costs.accuracies(normed, 2, 3) == {}
+
+
+def test_a_recalibrated_export_is_the_recalibrated_model(normed):
+    out = normed.parent / "recalibrated"
+    assert "knn_recalibrated top1" in export.export(normed, 2, 0.5, 4, out, rows=2, recalibrate=2)
+    run = trained.assemble(normed, 2, trained.config_of(normed, 2))
+    plain = trained.variables(normed, 2, run)
+    images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
+    wanted, other = (
+        jax.jit(lambda v: narrow.outputs(run, v, images, 0.5, 4))(variables)
+        for variables in (trained.recalibrated(run, plain, 2), plain)
+    )
+    found = jax.export.deserialize((out / "model.jax_export").read_bytes()).call(images)
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-3, atol=1e-4)
+    assert np.abs(np.asarray(found["embedding"]) - np.asarray(other["embedding"])).max() > 0.1
+    # Nothing is lost: the whole state is there, and it says of which statistics it is.
+    alone = trained.assemble(out, 2, trained.config_of(out, 2))
+    loaded, about = weights.load(out / "model.safetensors")
+    own = jax.device_get(trained.variables(out, 2, alone))
+    assert trees.flatten(loaded).keys() == trees.flatten(own).keys()
+    jax.tree.map(np.testing.assert_array_equal, loaded["batch_stats"], own["batch_stats"])
+    origin = checkpoints.read_run(out / "checkpoints", 2)["init"]
+    assert origin["recalibrated"] == about["source"]["recalibrated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"), [(-1, "--recalibrate=-1 must be a number"), (2, "--recalibrate=2 is for BatchNorm")]
+)
+def test_nothing_to_recalibrate_is_refused(run, batches, message):
+    with pytest.raises(ValueError, match=message):
+        export.export(run, 2, 0.5, 8, run.parent / "none", rows=1, recalibrate=batches)
 
 
 @pytest.mark.slow

@@ -70,6 +70,14 @@ def test_sub_models_of_one_checkpoint_search_each_others_galleries():
         check_models(of_model(), of_model(dim=5), True)
 
 
+def test_recalibrated_features_are_of_another_model():
+    found = of_model()
+    found.info.identity["recalibrated"] = 20
+    with pytest.raises(ValueError, match=r"those of .* at width 1, recalibrated on 20 batches"):
+        check_models(of_model(), found, False)
+    assert check_models(found, found, False)
+
+
 def test_vectors_without_labels(files):
     z, labels, info = features_dir.open_vectors(files / "q.npy")
     assert z.shape == (60, 32)
