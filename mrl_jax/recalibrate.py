@@ -1,7 +1,7 @@
 """The running statistics of BatchNorm computed anew after training (US-Nets, Yu and Huang 2019, section 3.4).
 
 During training they trail weights that move; here every width sees the same batches with the weights at rest, and the
-statistics are the mean of those of the batches. Nothing else changes.
+statistics are the mean of those of the batches. Nothing else changes; what `optim.freeze` holds stays.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,16 +29,15 @@ def recalibrate(
     """
     if not variables["batch_stats"]:
         raise ValueError("the model keeps no running statistics: there is nothing to recalibrate")
-    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    before = trees.flatten(variables["batch_stats"])
 
     def of_batch(batch: Mapping[str, Any], key: jax.Array) -> dict[str, jax.Array]:
         found = {}
         for width in widths:
-            at_rest = {**variables, "batch_stats": zeros}
-            _, out = model.apply(at_rest, batch, train=True, rngs={"dropout": key}, width=width)
+            _, out = model.apply(variables, batch, train=True, rngs={"dropout": key}, width=width)
             found |= {n.removeprefix("batch_stats/"): x for n, x in out.items() if n.startswith("batch_stats/")}
-        # From zero the running average moves this share of the way to the batch's own statistics.
-        return {name: value / (1 - models.MOMENTUM) for name, value in found.items()}
+        # The running average moves 1 - MOMENTUM of the way to the batch's own statistics; one that is frozen stays.
+        return {name: before[name] + (value - before[name]) / (1 - models.MOMENTUM) for name, value in found.items()}
 
     widths, step, total, count = tuple(widths), jax.jit(of_batch), None, 0
     for count, batch in enumerate(batches, start=1):

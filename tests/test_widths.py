@@ -103,6 +103,16 @@ def test_recalibration_replaces_the_statistics_of_its_own_width(resnet):
     np.testing.assert_allclose(after["backbone/bn1_w0.5/mean"], conv.mean(axis=(0, 1, 2)), rtol=1e-3, atol=1e-4)
 
 
+def test_recalibration_leaves_frozen_statistics_as_they_are(resnet):
+    _, variables = resnet
+    run = parts.assemble(tiny.config(model=RESNET, nesting__dims=(4, 8), optim__freeze="^backbone/bn1"))
+    renewed = recalibrate.recalibrate(run.model, variables, [next(parts.train_batches(run, 0))], (0.5,))
+    before, after = trees.flatten(variables["batch_stats"]), trees.flatten(renewed["batch_stats"])
+    for name in ("backbone/bn1_w0.5/mean", "backbone/bn1_w0.5/var"):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-5)
+    assert (np.asarray(after["backbone/layer4_0/bn1_w0.5/mean"]) != before["backbone/layer4_0/bn1_w0.5/mean"]).any()
+
+
 def test_a_trained_full_model_starts_every_width(resnet):
     run, variables = resnet
     flat = trees.flatten(variables["params"]) | trees.flatten(variables["batch_stats"])
