@@ -6,6 +6,7 @@ python -m experiments.sfsc --workdir=runs/sfsc_emoji --data=array_record:emoji -
 python -m mrl_jax.prepare tiny_imagenet --splits=train --open_set=0.5 --data_dir=data/tiny_open
 python -m experiments.sfsc --workdir=runs/sfsc_tiny --data=array_record:tiny_open --data_dir=data --max_queries=5000
 python -m experiments.sfsc --workdir=runs/sfsc_icons --methods=sfsc,joint,kendall --out=runs/sfsc_icons
+python -m experiments.sfsc --workdir=runs/sfsc_icons --recalibrate=20
 
 Trains every run by the command a user types, four widths of a ResNet-10 by each method of configs/sfsc_resnet.py, on
 the identities of a set's split train (`prepare --open_set=0.5` makes such sets of any images with classes), embeds
@@ -60,6 +61,7 @@ METHODS = flags.DEFINE_list(
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run of every model per seed.")
 DIM = flags.DEFINE_integer("dim", 128, "Of the embedding, which is not nested; 0 nests 8, 16, ..., 128.")
 MAX_QUERIES = flags.DEFINE_integer("max_queries", 0, "Ask a sample of so many queries; 0: all.")
+RECALIBRATE = flags.DEFINE_integer("recalibrate", 0, "Embed with BatchNorm's statistics of so many batches.")
 STEPS = flags.DEFINE_integer("steps", 1000, "Updates of 64 images.")
 BASE_WIDTH = flags.DEFINE_integer("base_width", 16, "Channels of the full width's first stage.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
@@ -106,21 +108,27 @@ def full(seed: str) -> pathlib.Path:
     return train("independent=1", "independent=1", seed)
 
 
+def own_name() -> str:
+    """What the names of all that is recalibrated end in, so that it lies beside what is not."""
+    return f"_recalibrated{RECALIBRATE.value}" if RECALIBRATE.value else ""
+
+
 def embed(run: pathlib.Path, width: float) -> dict[str, str]:
     """The features of queries and gallery by one width: their folders by split."""
     step = trained.choose_step(run, None)
     base = trained.config_of(run, step)
     found = {}
     for split in SPLITS:
-        out = run / "features" / f"w{width:g}" / split
-        extract.extract(run, step, trained.over(base, None, split, None, None), out, width=width)
+        out = run / "features" / f"w{width:g}{own_name()}" / split
+        own = {"width": width, "recalibrate": RECALIBRATE.value}
+        extract.extract(run, step, trained.over(base, None, split, None, None), out, **own)
         found[split] = str(out)
     return found
 
 
 def matrices(method: str, seed: str) -> dict[str, dict[str, list]]:
     """By metric and dim the fractions (4, 4): a row per width of the queries, a column per width of the gallery."""
-    file = pathlib.Path(WORKDIR.value) / f"{method}_seed{seed}.json"
+    file = pathlib.Path(WORKDIR.value) / f"{method}_seed{seed}{own_name()}.json"
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     folders = {name: embed(*model) for name, model in zip(NAMES, models(method, seed))}
@@ -179,10 +187,11 @@ def main(argv: list[str]) -> None:
         for metric in METRICS
     }
     name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.partition(":")[0]
-    name += "" if DIM.value else "_nested"
+    name += ("" if DIM.value else "_nested") + own_name()
     own = [f"--data={DATA.value}", f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}"]
     own += [f"--dim={DIM.value}", f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
     own += [f"--max_queries={MAX_QUERIES.value}"] if MAX_QUERIES.value else []
+    own += [f"--recalibrate={RECALIBRATE.value}"] if RECALIBRATE.value else []
     record = {
         "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,

@@ -45,6 +45,17 @@ def test_a_finished_run_is_not_trained_again(asked, tmp_path):
     assert not asked
 
 
+def test_recalibrated_features_lie_beside_those_that_are_not(asked, monkeypatch, tmp_path):
+    extracted = []
+    for name, value in (("choose_step", 3), ("config_of", None), ("over", None)):
+        monkeypatch.setattr(sfsc.trained, name, lambda *a, found=value: found)
+    monkeypatch.setattr(sfsc.extract, "extract", lambda *a, **own: extracted.append(own))
+    plain = sfsc.embed(tmp_path, 0.25)
+    monkeypatch.setattr(flags.FLAGS["recalibrate"], "value", 20)
+    assert set(sfsc.embed(tmp_path, 0.25).values()).isdisjoint(plain.values())
+    assert [own["recalibrate"] for own in extracted] == [0, 0, 20, 20]
+
+
 def test_summary_tells_self_from_cross_and_counts_compatible_pairs():
     matrix = np.array([[0.1, 0.2, 0.2, 0.2], [0.2, 0.3, 0.3, 0.3], [0.2, 0.2, 0.4, 0.4], [0.2, 0.4, 0.5, 0.6]])
     found = sfsc.summary([matrix, matrix + 0.02])
