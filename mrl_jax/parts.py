@@ -1,5 +1,6 @@
 """A config made into the parts of a run, every mistake in it found before anything is compiled."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
     source, stages = _data(config)
+    _check_evaluators(config, evaluators)
     batch = stages[0][1]
     model = _model(config, nesting, num_classes or source.num_classes, source.vocabulary)
     objective = make_objective(model.nestings[1.0], **arguments)
@@ -216,6 +218,21 @@ def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
     own.pop("every")
     make, arguments = pick(f"evals.{name}", EVALUATORS, own)
     return make(**arguments)
+
+
+def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any]) -> None:
+    """Raises ValueError for an evaluator that the data are of no use to."""
+
+    def load(what: str, split: str) -> sources.Source:
+        try:
+            return inputs.eval_source(config, split)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+
+    for name, evaluator in evaluators.items():
+        if hasattr(evaluator, "check"):
+            what = f"config.evals.{name}.name={config.evals[name].name!r}"
+            evaluator.check(what, config.data.kind, functools.partial(load, what))
 
 
 def init_state(parts: Parts) -> step.State:

@@ -83,6 +83,7 @@ def over(
     data.train_split = data.eval_split = split
     data.train_ops = data.eval_ops = ops or data.eval_ops
     data.text.negatives = 0  # of training alone
+    config.evals = {}  # for the data of training
     config.batch_size = data.eval_batch_size = batch_size or data.eval_batch_size
     return config.lock()
 

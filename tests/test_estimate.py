@@ -88,7 +88,13 @@ def test_the_command_plans_for_more_devices_than_there_are_and_writes_nothing(tm
     arguments = ("--dry_run", "--config.mesh.data=8", "--config.mesh.model=3", "--accelerator=h100")
     data = (f"--config.data.dir={tmp_path}", "--config.data.name=tfds:none", "--config.data.train_ops=decode(1)")
     process = command.start(
-        "mrl_jax.train", "--config=tests/tiny.py", *arguments, *data, "--classes=9", "--config.batch_size=24"
+        "mrl_jax.train",
+        "--config=tests/tiny.py",
+        *arguments,
+        *data,
+        "--classes=9",
+        "--config.batch_size=24",
+        "--config.evals.knn.split=val",
     )
     output = command.finish(process)
     assert "24 devices: data 8 x fsdp 1 x model 3" in output

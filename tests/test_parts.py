@@ -68,6 +68,56 @@ def test_evaluators_are_made_from_the_config():
         parts.assemble(config)
 
 
+PAIRS = {
+    "data__name": "synthetic:size=8,channels=1,classes=6,examples=48,context=8,vocabulary=40",
+    "data__kind": "text_pair",
+    "head": "none",
+    "model": defaults.bert("mu"),
+    "loss": {"name": "contrastive", "chunk": 0, "duplicates": "masked"},
+}
+ONE_CLASS = {"data__name": "synthetic:size=16,channels=1,classes=1,examples=48"}
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "message"),
+    [
+        (
+            PAIRS,
+            {"name": "masked_lm"},
+            r"'masked_lm' is for data\.kind in \['masked_text'\], and data\.kind='text_pair'",
+        ),
+        (PAIRS, {"name": "classification"}, r"'classification' is for data\.kind in \['image'\]"),
+        (PAIRS, {"name": "zero_shot"}, r"'zero_shot' needs names of classes .*--labels"),
+        ({}, {"name": "pair_retrieval"}, r"'pair_retrieval' is for data\.kind in .* leave it out of config\.evals"),
+        ({}, {"name": "zero_shot"}, r"'zero_shot' is for data\.kind in"),
+        (ONE_CLASS, {"name": "classification"}, r"needs labels of two classes or more, .* split 'test' has 1"),
+        (ONE_CLASS, {"name": "knn"}, "needs labels of two classes or more"),
+        (ONE_CLASS, {"name": "linear_probe"}, "needs labels of two classes or more, .* split 'train' has 1"),
+        ({}, {"name": "knn", "gallery": "trian"}, "split 'trian' .* did you mean 'train'"),
+        ({}, {"name": "knn", "k": 49}, r"k=49 is more than the 48 gallery examples"),
+    ],
+    ids=lambda value: value.get("name", "") if isinstance(value, dict) else "",
+)
+def test_an_evaluator_that_does_not_fit_the_data_is_named(change, own, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parts.assemble(tiny.config(**change, evals={"mine": {"every": 0, **own}}))
+    assert str(error.value).startswith("config.evals.mine.name=") or "k=49" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["pair_retrieval", "knn"])
+def test_an_evaluator_that_fits_the_data_is_taken(name):
+    assert list(parts.assemble(tiny.config(**PAIRS, evals={"mine": {"name": name, "every": 0}})).evaluators) == ["mine"]
+
+
+def test_an_evaluator_without_needs_is_taken(monkeypatch):
+    class Count:
+        def run(self, store):
+            yield "count@4", 1.0
+
+    monkeypatch.setitem(parts.EVALUATORS, "count", Count)
+    assert parts.assemble(tiny.config(evals={"mine": {"name": "count", "every": 0}})).evaluators.keys() == {"mine"}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

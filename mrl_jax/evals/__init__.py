@@ -1,4 +1,8 @@
-"""Evaluators by name: a constructor and `run(store) -> Iterator[(name, value)]`."""
+"""Evaluators by name: a constructor and `run(store) -> Iterator[(name, value)]`.
+
+One that does not fit all data has `check(what, kind, split)` besides, called before anything is compiled. It raises
+ValueError, beginning with `what`, where data.kind or a split, `split(name)`, a `data.sources.Source`, is of no use.
+"""
 
 from mrl_jax.evals.classification import Classification
 from mrl_jax.evals.knn import NearestNeighbors

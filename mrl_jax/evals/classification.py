@@ -1,11 +1,13 @@
 """Linear classification by the trained heads, at every dim (MRL, section 4.2.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrl_jax.evals import needs
 from mrl_jax.evals.features import FeatureStore, dims_of
 
 BATCH = 1024
@@ -23,6 +25,11 @@ class Classification:
     def __init__(self, *, split: str = "test", dims: tuple[int, ...] = ()):
         """Evaluates `split` at `dims`; by default at every trained dim and one in between each two."""
         self._split, self._dims = split, tuple(dims)
+
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless the data are images of several classes."""
+        needs.kinds(what, kind, ("image",))
+        needs.classes(what, split(self._split))
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`, fractions of the split."""

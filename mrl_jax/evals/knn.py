@@ -1,10 +1,11 @@
 """Nearest-neighbour classification on prefixes (MRL, section 4.2.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from mrl_jax.evals import exact
+from mrl_jax.evals import exact, needs
 from mrl_jax.evals.features import FeatureStore, dims_of
 
 
@@ -24,6 +25,12 @@ class NearestNeighbors:
             raise ValueError(f"evals.knn.k={k}: at least one neighbour is needed")
         self._split, self._gallery, self._k, self._dims = split, gallery, k, tuple(dims)
 
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless both splits have classes, and the gallery as many neighbours."""
+        queries, gallery = split(self._split), split(self._gallery)
+        needs.classes(what, queries, gallery)
+        self._check_k(len(gallery.records), gallery.max_labels > 1)
+
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim`, the fraction of queries whose neighbours vote for their label.
 
@@ -32,15 +39,18 @@ class NearestNeighbors:
         """
         queries, gallery = store(self._split), store(self._gallery)
         dims = dims_of(store.nesting, self._dims)
-        if self._k > len(gallery.label_N):
-            raise ValueError(f"evals.knn.k={self._k} is more than the {len(gallery.label_N)} gallery examples")
-        if self._k > 1 and gallery.label_N.ndim > 1:
-            raise ValueError(f"evals.knn.k={self._k}: with several labels an example there is no vote; set it to 1")
+        self._check_k(len(gallery.label_N), gallery.label_N.ndim > 1)
         _, neighbors_GxQxk = exact.search(queries.z_NxD, gallery.z_NxD, dims, self._k)
         for dim, neighbors in zip(dims, neighbors_GxQxk):
             found = gallery.label_N[neighbors]
             right = shares(found[:, 0], queries.label_N) if found.ndim > 2 else vote(found) == queries.label_N
             yield f"top1@{dim}", float(np.mean(right))
+
+    def _check_k(self, examples: int, several_labels: bool) -> None:
+        if self._k > examples:
+            raise ValueError(f"evals.knn.k={self._k} is more than the {examples} gallery examples")
+        if self._k > 1 and several_labels:
+            raise ValueError(f"evals.knn.k={self._k}: with several labels an example there is no vote; set it to 1")
 
 
 def vote(labels_Qxk: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 Hyper-parameters are chosen per dim on a part held out of the training rows; the heads are then fitted on all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mrl_jax.evals import logistic, ridge, sgd_probe
+from mrl_jax.evals import logistic, needs, ridge, sgd_probe
 from mrl_jax.evals.features import FeatureStore, dims_of
 from mrl_jax.evals.linear_heads import Heads, accuracy
 from mrl_jax.evals.problem import Problem, make_problem
@@ -49,6 +49,10 @@ class LinearProbe:
     def __init__(self, *, split: str = "test", train: str = "train", dims: tuple[int, ...] = (), seed: int = 0):
         """Fits on split `train`, a part of it held out to choose the penalty by; accuracy is that on `split`."""
         self._split, self._train, self._dims, self._seed = split, train, tuple(dims), seed
+
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless both splits have classes."""
+        needs.classes(what, split(self._train), split(self._split))
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`."""

@@ -1,11 +1,13 @@
 """Accuracy of masked language modelling at every dim (MRL, section 4.2, BERT)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mrl_jax import losses
+from mrl_jax.evals import needs
 from mrl_jax.evals.features import FeatureStore, dims_of
 from mrl_jax.nesting import Nesting
 
@@ -16,6 +18,11 @@ class MaskedLanguageModel:
     def __init__(self, *, split: str = "test", dims: tuple[int, ...] = ()):
         """Evaluates `split` at `dims`; by default at every trained dim and one in between each two."""
         self._split, self._dims = split, tuple(dims)
+
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless the data have gaps."""
+        needs.kinds(what, kind, ("masked_text",))
+        split(self._split)
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim`.

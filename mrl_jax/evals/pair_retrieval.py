@@ -3,11 +3,12 @@
 Both sides are cut to the same dim and normalised. What has the same caption as the one looked for is right too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from mrl_jax.evals import exact
+from mrl_jax.evals import exact, needs
 from mrl_jax.evals.features import FeatureStore, dims_of
 
 KS = (1, 5, 10)
@@ -19,6 +20,11 @@ class PairRetrieval:
     def __init__(self, *, split: str = "test", dims: tuple[int, ...] = ()):
         """Evaluates `split` at `dims`; by default at every trained dim and one in between each two."""
         self._split, self._dims = split, tuple(dims)
+
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless the data have pairs."""
+        needs.kinds(what, kind, ("image_text", "text_pair"))
+        split(self._split)
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `to_pair_r1@dim`, `to_pair_r5@dim`, `to_pair_r10@dim` (captions found by pictures), `from_pair_r1@dim`

@@ -1,10 +1,11 @@
 """Classification of images by the names of the classes alone (CLIP, section 3.1), at every dim."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from mrl_jax.evals import exact
+from mrl_jax.evals import exact, needs
 from mrl_jax.evals.features import FeatureStore, dims_of
 
 BATCH = 256
@@ -25,6 +26,13 @@ class ZeroShot:
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise ValueError(f"evals.zero_shot.templates={templates!r}: each needs one {{}} for the name of the class")
         self._split, self._templates, self._dims = split, tuple(templates), tuple(dims)
+
+    def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
+        """Raises ValueError unless the model reads texts, and the classes have names."""
+        needs.kinds(what, kind, ("image_text", "text_pair", "masked_text"))
+        found = split(self._split)
+        needs.classes(what, found)
+        needs.class_names(what, found)
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`, fractions of the split.
