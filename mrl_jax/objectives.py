@@ -110,6 +110,19 @@ def check_mix(name: str, mix: str) -> None:
         )
 
 
+def check_data(name: str, kind: str, batch_size: int) -> None:
+    """Raises ValueError where the objective `name` cannot be trained on this kind of data, or by so small a batch."""
+    if kind not in KINDS[name]:
+        raise ValueError(
+            f"loss.name={name!r} is for data.kind in {KINDS[name]}, and data.kind={kind!r}: set one of the two"
+        )
+    if name in JOINT and batch_size < 2:
+        raise ValueError(
+            f"batch_size={batch_size}: loss.name={name!r} tells a pair from the others of its batch, and there are "
+            "none: set it to 2 or more"
+        )
+
+
 def check_negatives(name: str, negatives: int) -> None:
     """Raises ValueError where hard negatives are asked for, and the objective `name` takes none."""
     if negatives and name not in HARD:

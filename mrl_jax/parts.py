@@ -49,12 +49,14 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     Args:
       config: of the run.
       mesh: its devices; None: that of the config, over all of them.
-      num_classes: of the head, where the data are not those of training; None: as many as the data have.
+      num_classes: of the head of a trained model, whose data need not be those of training; None: as many as the data
+        have.
 
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
     _check_numbers(config)
+    training = num_classes is None
     nesting = Nesting(tuple(config.nesting.dims), tuple(config.nesting.weights) or None)
     if config.nesting.sample:
         check_sample(len(nesting), config.nesting.sample, config.nesting.keep_full)
@@ -67,6 +69,8 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     objectives.check_mix(config.loss.name, config.mix.name)
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
+    if training:
+        objectives.check_data(config.loss.name, config.data.kind, config.batch_size)
     source, stages = _data(config)
     _check_evaluators(config, evaluators)
     batch = stages[0][1]
@@ -85,11 +89,6 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
 
 def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple[int, dict[str, Any]]]]:
     """The training data, and the abstract batches of the stages of a run."""
-    if config.data.kind not in objectives.KINDS[config.loss.name]:
-        raise ValueError(
-            f"loss.name={config.loss.name!r} is for data.kind in {objectives.KINDS[config.loss.name]}, and "
-            f"data.kind={config.data.kind!r}: set one of the two"
-        )
     inputs.check_text(config.data.kind, config.data.text, defaults.default().data.text)
     objectives.check_negatives(config.loss.name, config.data.text.negatives)
     source = inputs.train_source(config.data)
@@ -165,6 +164,7 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     # With two checkpoints kept, an intact one is left when the newest is damaged.
     least = {"total_steps": 1, "checkpoint/every": 1, "checkpoint/keep": 2, "log/every": 1, "profile/steps": 1}
     least |= {"checkpoint/keep_period": 0, "data/workers": 0, "optim/weight_decay": 0, "optim/clip_norm": 0}
+    least |= {"loss/chunk": 0} if "chunk" in config.loss else {}
     least |= {"accumulate": 1, "nan_patience": 1, "nesting/sample": 0, "optim/ema": 0}
     for name, value in least.items():
         if flat[name] < value:

@@ -91,3 +91,9 @@ def test_the_log_has_the_temperature_and_the_accuracy_of_retrieval(plain):
 def test_mistakes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         parts.assemble(config(**change))
+
+
+def test_a_pair_alone_is_no_batch_of_training():
+    with pytest.raises(ValueError, match=r"batch_size=1: loss\.name='contrastive' .* set it to 2 or more"):
+        parts.assemble(config(batch_size=1), one_device())
+    parts.assemble(config(batch_size=1), one_device(), num_classes=20)  # of a trained model: pairs to embed

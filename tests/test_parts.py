@@ -32,6 +32,7 @@ from mrl_jax import parts
             r"label_smoothing=0\.1 is not an option of 'binary'.*one of \['softmax'\]: set it to 0\.0",
         ),
         ({"accumulate": 4}, r"accumulate=4: batch_size=16 is not divisible by 4 microbatches x 8 devices.*of 32"),
+        ({"loss__chunk": -1}, r"loss\.chunk=-1 must be at least 0"),
         ({"accumulate": 0}, "accumulate=0 must be at least 1"),
         ({"nan_policy": "ignore"}, "nan_policy='ignore' is not one of"),
         ({"optim__ema": 1.0}, r"optim\.ema=1\.0 must be in"),
