@@ -216,8 +216,15 @@ def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
 
 
 def load_parts(directory: os.PathLike | str, step: int, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the state saved at `step` the fields named, each leaf as in `load`; the others are not read."""
-    return _load(directory, step, dict(abstract_parts))
+    """Of the state saved at `step` the fields named, each leaf as in `load`; what else they hold is not read."""
+    found = _load(directory, step, _without_empty(abstract_parts))
+    return jax.tree.unflatten(jax.tree.structure(dict(abstract_parts)), jax.tree.leaves(found))
+
+
+def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
+    # Orbax takes an empty dict for a leaf, where the saved one holds something that is not asked for.
+    pruned = {name: _without_empty(node) if isinstance(node, Mapping) else node for name, node in tree.items()}
+    return {name: node for name, node in pruned.items() if jax.tree.leaves(node)}
 
 
 def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str]) -> dict[str, Any]:

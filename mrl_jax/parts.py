@@ -74,12 +74,15 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     source, stages = _data(config)
     _check_evaluators(config, evaluators)
     batch = stages[0][1]
-    model = _model(config, nesting, num_classes or source.num_classes, source.vocabulary)
+    # A trained model that is shown images alone does not read texts: any number of token ids will do.
+    ids, pad = (source.vocabulary.size, source.vocabulary.pad) if source.vocabulary else (int(not training), 0)
+    model = _model(config, nesting, num_classes or source.num_classes, vocabulary=ids, pad=pad)
     objective = make_objective(model.nestings[1.0], **arguments)
     subs = _sub_models(config, model, batch, lambda own: make_objective(own, **arguments))
     tx = _optimizer(config.optim, schedule, model.distance)
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
-    _check_patterns(config.optim, state.params)
+    if training:
+        _check_patterns(config.optim, state.params)
     for _, other in stages[1:]:
         _check_shape(model, state, batch, other)
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
@@ -105,7 +108,7 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     return source, stages
 
 
-def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int, vocabulary: Any) -> models.Model:
+def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int, **text: int) -> models.Model:
     options = config.model.to_dict()
     model = models.build(
         options.pop("name"),
@@ -117,8 +120,7 @@ def _model(config: ml_collections.ConfigDict, nesting: Nesting, num_classes: int
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         freeze=config.optim.freeze,
-        vocabulary=vocabulary.size if vocabulary else 0,
-        pad=vocabulary.pad if vocabulary else 0,
+        **text,
     )
     return model._replace(init=widths.with_state(model.init, config.switch.priority, len(model.widths)))
 

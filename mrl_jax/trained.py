@@ -11,7 +11,7 @@ import ml_collections
 
 from mrl_jax import checkpoints, inputs, parts, recalibrate, sharding
 from mrl_jax import config as configs
-from mrl_jax.step import EVALUATED, evaluated, variables_of
+from mrl_jax.step import EVALUATED, evaluated
 
 
 def choose_step(path: pathlib.Path, step: int | None) -> int:
@@ -70,6 +70,8 @@ def over(
 ) -> ml_collections.ConfigDict:
     """`config` with its data replaced: one split of a dataset (None: its own), read for evaluation.
 
+    A model of images and texts reads the images alone where the data have no texts.
+
     Args:
       config: as `config_of` gives it.
       dataset: a name as in `config.data.name`.
@@ -83,6 +85,8 @@ def over(
     data.train_split = data.eval_split = split
     data.train_ops = data.eval_ops = ops or data.eval_ops
     data.text.negatives = 0  # of training alone
+    if data.kind == "image_text" and inputs.eval_source(config, split).vocabulary is None:
+        data.kind, data.text = "image", configs.default().data.text
     config.evals = {}  # for the data of training
     config.batch_size = data.eval_batch_size = batch_size or data.eval_batch_size
     return config.lock()
@@ -112,7 +116,9 @@ def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
       ValueError: if its parameters are not of the shapes that the images of `run` ask for.
     """
     try:
-        return variables_of(checkpoints.load(path / "checkpoints", step, run.abstract_state))
+        # By field: of a model of images and texts that reads images alone, the other tower is left where it is.
+        wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
+        return evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
     except ValueError as error:
         data, batch = run.config.data, run.abstract_batch
         what, shape = ("images", batch["image"].shape) if "image" in batch else ("texts", batch["tokens"].shape)

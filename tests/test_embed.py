@@ -33,7 +33,8 @@ EXAMPLES = 40
 
 def save_checkpoint(path, **overrides):
     """A run's folder with the untrained model of `tiny` as its checkpoint; returns the model's parts and state."""
-    config = tiny.config(data__name=f"synthetic:size=16,channels=1,classes=6,examples={EXAMPLES}", **overrides)
+    own = {"data__name": f"synthetic:size=16,channels=1,classes=6,examples={EXAMPLES}"}
+    config = tiny.config(**own | overrides)
     run = parts.assemble(config)
     with jax.set_mesh(run.mesh):
         state = parts.init_state(run)
@@ -113,6 +114,35 @@ def test_another_dataset_with_other_classes(workdir, tmp_path):
     assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
     with pytest.raises(ValueError, match=r"not trained on images of shape \(24, 24, 3\).*give --ops"):
         embed(workdir[0], tmp_path / "y", dataset=other)
+
+
+TOWERS = {
+    "data__name": "synthetic:size=16,channels=1,classes=6,examples=24,context=8,vocabulary=40",
+    "data__kind": "image_text",
+    "data__text__context": 6,
+    "head": "none",
+    "model": configs.dual_encoder(configs.vit("mu/8"), configs.bert("mu") | {"dropout": 0.0}),
+    "loss": {"name": "contrastive", "chunk": 0, "duplicates": "masked"},
+    "evals": {"pairs": {"name": "pair_retrieval", "every": 0, "split": "test", "dims": ()}},
+}
+
+
+@pytest.fixture(scope="module", params=["", "^image/", "^text/"], ids=lambda freeze: freeze or "whole")
+def towers(tmp_path_factory, request):
+    path = tmp_path_factory.mktemp("towers")
+    ema = {"optim__ema": 0.9} if request.param else {}
+    return path, *save_checkpoint(path, **TOWERS, optim__freeze=request.param, **ema)
+
+
+def test_two_towers_embed_images_that_have_no_texts(towers, tmp_path):
+    path, run, state = towers
+    other = "synthetic:size=16,channels=1,classes=11,examples=13"
+    z, labels, info = embed(path, tmp_path / "x", dataset=other)
+    records = sources.load(other, "test", data_dir=".").records
+    images = np.stack([records[i]["image"] for i in range(13)])
+    expected, _ = run.model.apply(step.variables_of(state), {"image": images}, train=False)
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+    assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
 
 
 def test_cameras_lie_beside_the_features(workdir, tmp_path):
