@@ -83,6 +83,7 @@ def over(
     data = config.data
     data.name = dataset or data.name
     data.train_split = data.eval_split = split
+    data.mixture = ()
     data.train_ops = data.eval_ops = ops or data.eval_ops
     data.text.negatives = 0  # of training alone
     if data.kind == "image_text" and inputs.eval_source(config, split).vocabulary is None:

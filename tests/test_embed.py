@@ -145,6 +145,13 @@ def test_two_towers_embed_images_that_have_no_texts(towers, tmp_path):
     assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
 
 
+def test_of_a_run_on_a_mixture_the_split_asked_for_is_embedded(workdir):
+    name = f"synthetic:size=16,channels=1,classes=6,examples={EXAMPLES}"
+    config = tiny.config(data__name=name, data__mixture=((name, "train", 1.0), (name, "test", 1.0)))
+    run = trained.assemble(workdir[0], 3, trained.over(config, None, "test", None, None))
+    assert (run.train_source.split, len(run.train_source.records)) == ("test", EXAMPLES)
+
+
 def test_cameras_lie_beside_the_features(workdir, tmp_path):
     rng = np.random.default_rng(0)
     cameras = np.arange(12) % 5 + 3
