@@ -4,6 +4,7 @@ python -m mrl_jax.embed --workdir=runs/q --out=features/q
 python -m mrl_jax.embed --workdir=runs/q --step=800 --dataset=array_record:photos --split=train --out=features/photos \\
     --dtype=float16 --ops='decode|resize_small(256)|center_crop(224)'
 python -m mrl_jax.embed --workdir=runs/sfsc --width=0.25 --out=features/phone       # by a sub-model of several widths
+python -m mrl_jax.embed --workdir=runs/icons --pairs --out=features/icons           # captions too, in OUT/SPLIT_pair
 
 Every split becomes a folder OUT/SPLIT with features.npy, labels.npy and manifest.json (see mrl_jax/features_dir.py).
 """
@@ -32,13 +33,15 @@ def main(argv: list[str]) -> None:
             config = trained.over(base, options.dataset, split, options.ops, options.batch_size)
             out = pathlib.Path(options.out) / split.replace("/", "_")
             own = {"dtype": options.dtype, "block_rows": options.block_rows, "width": options.width}
-            extract.extract(path, step, config, out, **own, recalibrate=options.recalibrate)
-            if jax.process_index() == 0:
-                z, labels, info = features_dir.open_features(out)
-                print(
-                    f"{out}: features {z.dtype}{z.shape}, labels {labels.shape} of {info.num_classes} classes, "
-                    f"checkpoint {step}"
-                )
+            for pair in (True, False) if options.pairs else (False,):  # where there are no pairs, nothing is written
+                side = out.with_name(f"{out.name}_pair") if pair else out
+                extract.extract(path, step, config, side, **own, recalibrate=options.recalibrate, pair=pair)
+                if jax.process_index() == 0:
+                    z, labels, info = features_dir.open_features(side)
+                    print(
+                        f"{side}: features {z.dtype}{z.shape}, labels {labels.shape} of {info.num_classes} classes, "
+                        f"checkpoint {step}"
+                    )
 
 
 if __name__ == "__main__":
@@ -50,6 +53,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("dtype", "float32", extract.DTYPES, "Of the file.")
     flags.DEFINE_float("width", 1.0, "Of the sub-model, where the run trained several.")
     flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
+    flags.DEFINE_bool("pairs", False, "Also the other side of each pair, its caption or second text: OUT/SPLIT_pair.")
     flags.DEFINE_string("ops", None, "The transform of the images; by default the run's data.eval_ops.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
     flags.DEFINE_integer("batch_size", None, "Of all devices together; by default the run's data.eval_batch_size.")

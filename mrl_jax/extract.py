@@ -36,6 +36,7 @@ def extract(
     block_rows: int = BLOCK_ROWS,
     width: float = 1.0,
     recalibrate: int = 0,
+    pair: bool = False,
 ) -> None:
     """Writes the features of a checkpoint to `out`, or what is missing of them there.
 
@@ -48,17 +49,23 @@ def extract(
       block_rows: rows between two points from which an interrupted run continues.
       width: of the sub-model.
       recalibrate: so many batches of the run's training that BatchNorm's statistics are computed anew from; 0: none.
+      pair: of the other side of each pair, its caption or second text, in place of the first.
 
     Raises:
-      ValueError: where the model has no such width or no statistics to recalibrate, `out` holds other features, the
-        data do not fit the model, or a value is not finite.
+      ValueError: where the model has no such width or no statistics to recalibrate, the data have no pairs or do not fit
+        the model, `out` holds other features, or a value is not finite.
       OSError: where `out` cannot be written to.
     """
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
     trained.check_recalibrated(run, recalibrate)
+    if pair and "caption" not in run.abstract_batch:
+        raise ValueError(
+            f"--pairs: dataset {config.data.name!r} read as data.kind={config.data.kind!r} has no pairs: leave it out"
+        )
     with workdir.owned(out, "--out"), jax.set_mesh(run.mesh):
         own = identity(path, step, run, dtype) | ({} if width == 1 else {"width": width})
+        own |= {"side": "pair"} if pair else {}
         own |= {"recalibrated": recalibrate} if recalibrate else {}
         writer, needed, block_rows = _open(run, out, own, dtype, block_rows, run.model.nestings[width])
         if writer:
@@ -72,7 +79,7 @@ def extract(
             training = trained.assemble(path, step, trained.config_of(path, step, data_dir=config.data.dir))
             variables = trained.recalibrated(training, variables, recalibrate)
         try:
-            fill(run, variables, make_embed(run, dtype, width), writer, needed, block_rows)
+            fill(run, variables, make_embed(run, dtype, width, pair), writer, needed, block_rows)
         except BaseException:
             if writer:
                 writer.abandon()
@@ -181,11 +188,14 @@ def fill(
     bar.close()
 
 
-def make_embed(run: parts.Parts, dtype: str, width: float = 1.0) -> Any:
-    """The jitted `(variables, batch) -> (z, label)`: z (B, D) in `dtype`, both whole on every device."""
+def make_embed(run: parts.Parts, dtype: str, width: float = 1.0, pair: bool = False) -> Any:
+    """The jitted `(variables, batch) -> (z, label)`: z (B, D) in `dtype`, of the first side or the other one of pairs,
+    both whole on every device.
+    """
 
     def embed(variables, batch):
-        z, _ = run.model.apply(variables, inputs.model_inputs(batch), train=False, width=width)
+        z, out = run.model.apply(variables, inputs.model_inputs(batch), train=False, width=width)
+        z = out["pair/z"] if pair else z  # what is not asked for is not computed
         return z.astype(dtype), batch["label"]
 
     return jax.jit(embed, out_shardings=sharding.replicated(run.mesh))

@@ -21,11 +21,12 @@ from mrl_jax import (
     probe,
     recalibrate,
     results,
+    search,
     step,
     trained,
 )
 from mrl_jax import config as configs
-from mrl_jax.data import sources
+from mrl_jax.data import pipeline, sources
 from mrl_jax.features_dir import JOURNAL, open_features
 
 EXAMPLES = 40
@@ -143,6 +144,27 @@ def test_two_towers_embed_images_that_have_no_texts(towers, tmp_path):
     expected, _ = run.model.apply(step.variables_of(state), {"image": images}, train=False)
     np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
     assert (labels.tolist(), info.num_classes) == ([i % 11 for i in range(13)], 11)
+
+
+def test_captions_search_a_gallery_of_the_images(towers, tmp_path):
+    path, run, state = towers
+    images, captions = embed(path, tmp_path / "x"), embed(path, tmp_path / "x_pair", pair=True)
+    batch = next(inputs_of(run))
+    z, out = run.model.apply(step.variables_of(state), batch, train=False)
+    np.testing.assert_allclose(images.z[:16], z, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(captions.z[:16], out["pair/z"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(captions.labels, images.labels)
+    assert "step 3" in search.check_models(images, captions, across=False)
+    with pytest.raises(ValueError, match=r"identity\.side: None there, pair here"):
+        embed(path, tmp_path / "x", pair=True)
+    with pytest.raises(ValueError, match=r"--pairs: dataset .* read as data\.kind='image' has no pairs"):
+        embed(path, tmp_path / "y", dataset="synthetic:size=16,channels=1", pair=True)
+
+
+def inputs_of(run):
+    source = sources.load(run.config.data.name, "test", data_dir=run.config.data.dir)
+    batches = pipeline.eval_batches(source, inputs.of(run.config, source).evaluation, batch_size=16)
+    return ({name: batch[name] for name in ("image", "tokens")} for batch in batches)
 
 
 def test_of_a_run_on_a_mixture_the_split_asked_for_is_embedded(workdir):
