@@ -7,8 +7,15 @@
 
 1,000,000 steps, Adafactor, the rate a line from 1e-3 down to 0; batch 4096, our reading of 64 on each of the 64 chips.
 Both embeddings are cut and then normalised at each of seven dims. `:sigmoid` takes the sigmoid loss of all pairs;
-`--config.accumulate=8` is the same update with the activations of an eighth of the batch; a trained image tower is
-kept as it is by `--config.init.path=... --config.optim.freeze='^image/'`.
+`--config.accumulate=8` is the same update with the activations of an eighth of the batch. A trained classifier's
+backbone becomes the image tower, and stays as it is (LiT, arXiv 2111.07991), by
+
+    python -m mrl_jax.train --config=configs/align_b16_bert.py --workdir=runs/lit --config.data.dir=DIR \
+        --config.init.path=runs/vit --config.init.rename='^backbone/=image/' \
+        --config.init.skip='^(text|temperature|head)/' --config.optim.freeze='^image/'
+
+where runs/vit is of configs/imagenet_vit_b16.py; of another classifier give the options as `--config.model.image.*`
+too, and its `data.mean` and `data.std`.
 
 Expected, published, ImageNet 1-NN of the image tower at 12 to 768 dims: MRL 43.57 56.44 62.33 65.72 67.00 67.70 67.85;
 the largest model alone, cut, 11.90 33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.

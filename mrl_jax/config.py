@@ -23,7 +23,8 @@ def default() -> ml_collections.ConfigDict:
     c.nan_patience = 10  # skip: so many in a row stop the run
     c.init = {
         "path": "",  # start from these parameters: a run's folder, one of its checkpoints, or a .safetensors file
-        "skip": "",  # regex of parameters to start fresh, and of those of the file to leave out
+        "rename": "",  # REGEX=NEW, for example ^backbone/=image/: of their names what is found becomes NEW
+        "skip": "",  # regex of parameters to start fresh, and of those of the file (renamed) to leave out
     }
     c.dtype = "float32"  # compute dtype, float32 or bfloat16; parameters and softmax statistics are always float32
 

@@ -67,6 +67,34 @@ def _digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def renamed(source: Source, rule: str) -> Source:
+    """The source with other names of its values, for a model that has the same parameters elsewhere.
+
+    Args:
+      source: what `read` gave.
+      rule: "REGEX=NEW": what the expression finds in a name becomes NEW, as in `re.sub`; "" leaves all as they are.
+
+    Raises:
+      ValueError: for a rule of another form, or one that renames nothing, or two values alike.
+    """
+    if not rule:
+        return source
+    field = f"init.rename={rule!r}"
+    pattern, _, new = rule.rpartition("=")
+    if not pattern:
+        raise ValueError(f"{field} must be REGEX=NEW, for example '^backbone/=image/'")
+    try:
+        names = {name: re.sub(pattern, new, name) for name in source.values}
+    except (re.error, IndexError) as error:
+        raise ValueError(f"{field} is no regular expression and what takes its place: {error}") from error
+    some = list(names)[:: max(len(names) // 6, 1)]
+    if all(name == old for old, name in names.items()):
+        raise ValueError(f"{field} renames no parameter of init.path={source.identity['path']}; some are {some}")
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{field} gives several parameters one name: anchor it, for example '^backbone/=image/'")
+    return source._replace(values={names[old]: value for old, value in source.values.items()})
+
+
 def match(source: Source, abstract_state: State, skip: str) -> dict[str, np.ndarray]:
     """The values that a state takes over, by name, each of the shape and dtype it has there.
 
@@ -100,7 +128,8 @@ def match(source: Source, abstract_state: State, skip: str) -> dict[str, np.ndar
     if problems:
         raise ValueError(
             f"init.path={source.identity['path']} does not fit the model: {'; '.join(problems)}. Set init.skip to a "
-            "regular expression of what starts fresh or is left out, for example '^head/'"
+            "regular expression of what starts fresh or is left out, for example '^head/', and init.rename where only "
+            "the names differ, for example '^backbone/=image/'"
         )
     return found
 

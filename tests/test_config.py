@@ -42,8 +42,9 @@ def test_a_run_of_an_older_version_goes_on():
     new = defaults.to_json(defaults.default())
     old = {name: value for name, value in new.items() if name != "mesh"} | {"loss": {"name": "softmax"}}
     old["data"] = {name: value for name, value in new["data"].items() if name not in ("kind", "text")}
+    old["init"] = {"path": "", "skip": ""}
     read = defaults.from_json(old)
-    assert (read.data.kind, read.mesh.data) == ("image", -1)
+    assert (read.data.kind, read.mesh.data, read.init.rename) == ("image", -1, "")
     assert read.loss.to_dict() == {"name": "softmax"}
     with pytest.raises(ValueError, match=r"\(loss\.chunk: None -> 0, loss\.label_smoothing: None -> 0\.0\)"):
         defaults.check_resumable(old, new, "runs/q")
@@ -85,8 +86,10 @@ def test_overrides_from_the_command_line(monkeypatch):
         values(["train", *arguments])
         return values.config
 
-    c = parse(f"--config={path}:mrl_e", "--config.optim.lr=0.5", "--config.nesting.dims=(8,128)")
+    options = ("--config.optim.lr=0.5", "--config.nesting.dims=(8,128)", "--config.init.rename=^backbone/=image/")
+    c = parse(f"--config={path}:mrl_e", *options)
     assert (c.optim.lr, c.nesting.dims, c.head) == (0.5, (8, 128), "mrl_e")
+    assert c.init.rename == "^backbone/=image/"
     with pytest.raises(AttributeError, match="Did you mean"):
         parse(f"--config={path}", "--config.optim.lrr=0.5")
 

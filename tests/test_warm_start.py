@@ -1,14 +1,18 @@
 """Runs that begin from another one's parameters."""
 
 import json
+import pathlib
+import runpy
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
-from mrl_jax import checkpoints, parts, train, trees, warm_start, weights
+from mrl_jax import checkpoints, inputs, parts, train, trees, warm_start, weights
 from mrl_jax import config as defaults
 
+ALIGN = pathlib.Path(__file__).parent.parent / "configs" / "align_b16_bert.py"
 SHORT = {"total_steps": 2, "checkpoint__every": 100, "evals": {}}
 
 
@@ -21,11 +25,11 @@ def source(tmp_path_factory):
 
 
 def init(path, skip="", **changes):
-    return tiny.config(**SHORT, init={"path": str(path), "skip": skip}, **changes)
+    return tiny.config(**SHORT, init__path=str(path), init__skip=skip, **changes)
 
 
 def saved(path, step):
-    tree = checkpoints.load_on_host(path / "checkpoints", step, ("params", "ema"))
+    tree = checkpoints.load_on_host(path / "checkpoints", step, ("params", "batch_stats", "ema"))
     return {name: trees.flatten(tree[name]) for name in tree}
 
 
@@ -79,10 +83,56 @@ def test_the_three_kinds_of_source_agree(source, tmp_path):
     weights.save(tmp_path / "w.safetensors", variables, about)
     file = warm_start.read(str(tmp_path / "w.safetensors"))
     for other in (checkpoint, file):
+        names = warm_start.renamed(other, "^backbone/=image/").values
+        assert {name.split("/")[0] for name in names} == {"head", "image"}
         assert set(other.values) == set(run.values)
         assert all((other.values[name] == value).all() for name, value in run.values.items())
     assert checkpoint.identity["sha256"] == run.identity["sha256"] != file.identity["sha256"]
     assert file.identity["step"] is None
+
+
+def drawn(config, path):
+    """A checkpoint of a run of this config, its values drawn at random in (0, 1)."""
+    run, rng = parts.assemble(config), np.random.default_rng(0)
+    state = jax.tree.map(lambda x: jax.device_put(rng.random(x.shape).astype(x.dtype), x.sharding), run.abstract_state)
+    saver = checkpoints.Checkpoints(path / "checkpoints", keep=2, keep_period=0)
+    saver.save(2, state, {"tokenizer": inputs.tokenizer_of(run.train_source), "evaluated": 2, "init": None})
+    saver.close()
+    return path
+
+
+def test_a_trained_classifier_becomes_an_image_tower_that_stays_as_it_is(tmp_path):
+    image = defaults.resnet("10") | {"stem": "small", "base_width": 2, "projection": 32}
+    classifier = drawn(tiny.config(model=image, data__name="synthetic:size=32,channels=3"), tmp_path / "classifier")
+    config = runpy.run_path(str(ALIGN))["get_config"]("debug")
+    config.model.image, config.optim, config.evals = image, defaults.sgd(0.1) | {"freeze": "^image/"}, {}
+    config.init.update(path=str(classifier), rename="^backbone/=image/", skip="^(text|temperature|head)/")
+    assert train.train(config, tmp_path / "lit")
+    before, (early, late) = saved(classifier, 2), (saved(tmp_path / "lit", step) for step in (2, 4))
+    for kind in ("params", "batch_stats"):
+        tower = {name: value for name, value in late[kind].items() if name.startswith("image/")}
+        assert len(tower) == sum(name.startswith("backbone/") for name in before[kind]) > 10
+        for name, value in tower.items():
+            np.testing.assert_array_equal(value, before[kind][name.replace("image/", "backbone/")])
+    moved = {name for name, value in late["params"].items() if (value != early["params"][name]).any()}
+    assert {name.split("/")[0] for name in moved} == {"text", "temperature"}
+    assert len(moved) > 10
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("^backbon/=image/", r"='\^backbon/=image/' renames no parameter of init\.path=.*; some are \['backbone/"),
+        ("^backbone/", r"init\.rename='\^backbone/' must be REGEX=NEW, for example"),
+        ("=image/", "must be REGEX=NEW"),
+        ("^(backbone/=image/", r"is no regular expression .*missing \)"),
+        (r"^backbone/=\g<tower>/", "what takes its place: unknown group name"),
+        (".*=image", "gives several parameters one name"),
+    ],
+)
+def test_a_rule_of_names_that_is_none_is_refused(source, rule, message):
+    with pytest.raises(ValueError, match=message):
+        warm_start.renamed(warm_start.read(str(source)), rule)
 
 
 def test_a_source_that_is_none_is_refused(source, tmp_path):
