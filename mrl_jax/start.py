@@ -39,6 +39,7 @@ def begin(run: parts.Parts, directory: os.PathLike | str) -> Start:
     if not init.path:
         return Start(parts.init_state(run), 0, -1, None)
     source = warm_start.renamed(warm_start.read(init.path), init.rename)
-    inputs.check_tokenizer(source.tokenizer, run.train_source, f"init.path={init.path}")
+    if warm_start.takes_texts(source, init.skip):
+        inputs.check_tokenizer(source.tokenizer, run.train_source, f"init.path={init.path}")
     values = warm_start.match(source, run.abstract_state, init.skip)
     return Start(warm_start.place(parts.init_state(run), values), 0, -1, source.identity)

@@ -95,6 +95,11 @@ def renamed(source: Source, rule: str) -> Source:
     return source._replace(values={names[old]: value for old, value in source.values.items()})
 
 
+def takes_texts(source: Source, skip: str) -> bool:
+    """Whether any value of a text encoder is taken over, and with it the tokenizer; `skip` as in `match`."""
+    return any(models.reads_texts(name) for name in source.values if not (skip and re.search(skip, name)))
+
+
 def match(source: Source, abstract_state: State, skip: str) -> dict[str, np.ndarray]:
     """The values that a state takes over, by name, each of the shape and dtype it has there.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mrl_jax import checkpoints, inputs, parts, train, trees, warm_start, weights
+from mrl_jax import checkpoints, inputs, parts, start, train, trees, warm_start, weights
 from mrl_jax import config as defaults
 
 ALIGN = pathlib.Path(__file__).parent.parent / "configs" / "align_b16_bert.py"
@@ -133,6 +133,34 @@ def test_a_trained_classifier_becomes_an_image_tower_that_stays_as_it_is(tmp_pat
 def test_a_rule_of_names_that_is_none_is_refused(source, rule, message):
     with pytest.raises(ValueError, match=message):
         warm_start.renamed(warm_start.read(str(source)), rule)
+
+
+def pairs(vocabulary, **changes):
+    """The smallest run of pictures with their texts."""
+    own = {
+        "data__name": f"synthetic:size=8,channels=1,classes=6,examples=48,context=8,vocabulary={vocabulary}",
+        "data__kind": "image_text",
+        "head": "none",
+        "model": defaults.dual_encoder(defaults.vit("mu/8"), defaults.bert("mu")),
+        "loss": {"name": "contrastive", "chunk": 0, "duplicates": "masked"},
+    }
+    return tiny.config(**SHORT, **own | changes)
+
+
+def test_the_tokenizer_counts_where_the_text_tower_is_taken_over(tmp_path):
+    path = str(drawn(pairs(40), tmp_path / "pairs"))
+
+    def begun(skip):
+        return start.begin(parts.assemble(pairs(48, init__path=path, init__skip=skip)), tmp_path / "none").state
+
+    for skip in ("", "^temperature/", "^text/word/"):
+        with pytest.raises(ValueError, match=rf"init\.path={path} was trained with the tokenizer of SHA-256 synthetic"):
+            begun(skip)
+    image = {n: v for n, v in warm_start.read(path).values.items() if n.startswith("image/")}
+    found = trees.flatten(begun("^text/|^temperature/").params)
+    assert found["text/word/embedding"].shape == (48, 32)
+    for name, value in image.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_a_source_that_is_none_is_refused(source, tmp_path):

@@ -58,6 +58,11 @@ def fit(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | No
     return vit.fit(name, value, shape)
 
 
+def reads_texts(name: str) -> bool:
+    """Whether a parameter belongs to a text encoder, and so to the tokenizer that it was trained with."""
+    return embedders.reads_texts(name)
+
+
 def bank(name: str, values: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
     """What a private parameter of a narrow width starts as where only the full width's is stored: the leading part of
     that. None for any other parameter.

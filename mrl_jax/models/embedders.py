@@ -81,6 +81,11 @@ def _text_tower(field, options, inputs):
 BUILDERS = {"bert": _text, "dual_encoder": _dual}
 
 
+def reads_texts(name: str) -> bool:
+    """See `models.reads_texts`; of a head over the vocabulary, its bias."""
+    return name.startswith(("text/", "encoder/", "head_bias"))
+
+
 def functions(name: str, module: nn.Module, freeze: str) -> tuple[Callable, Callable]:
     """`init` and `apply` as `models.Model` has them."""
 
