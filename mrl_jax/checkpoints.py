@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -245,14 +245,22 @@ def _load(directory: os.PathLike | str, step: int, abstract: Any) -> Any:
     return state
 
 
-def restore(directory: os.PathLike | str, abstract_state: Any) -> tuple[int, Any] | None:
+def restore(
+    directory: os.PathLike | str, abstract_state: Any, check: Callable[[dict[str, Any]], None] = lambda run: None
+) -> tuple[int, Any] | None:
     """The newest step that is intact and finite, and its state as `load` gives it; None where no save was completed.
+
+    Args:
+      directory: the folder `checkpoints/`.
+      abstract_state: as `load` takes it.
+      check: gets what `read_run` gives before the state is read, and may raise.
 
     Raises:
       DamagedError: if saves were completed but none is intact and finite.
     """
     step = newest(directory)
     while step is not None:
+        check(read_run(directory, step))
         try:
             return step, load(directory, step, abstract_state)
         except NonFiniteError as error:

@@ -28,13 +28,16 @@ def begin(run: parts.Parts, directory: os.PathLike | str) -> Start:
     state; else a fresh one. Writes nothing.
 
     Raises:
-      ValueError, FileNotFoundError: see `warm_start`.
+      ValueError, FileNotFoundError: see `warm_start`; or for texts of another tokenizer than that of the training.
       DamagedError: see `checkpoints`.
     """
-    found, init = checkpoints.restore(directory, run.abstract_state), run.config.init
+
+    def check(record):
+        inputs.check_tokenizer(record.get("tokenizer"), run.train_source, str(directory))  # None in runs of images
+
+    found, init = checkpoints.restore(directory, run.abstract_state, check), run.config.init
     if found is not None:
         record = checkpoints.read_run(directory, found[0])
-        inputs.check_tokenizer(record.get("tokenizer"), run.train_source, str(directory))  # None in runs of images
         return Start(found[1], found[0], record["evaluated"], record["init"])
     if not init.path:
         return Start(parts.init_state(run), 0, -1, None)

@@ -163,6 +163,13 @@ def test_the_tokenizer_counts_where_the_text_tower_is_taken_over(tmp_path):
         np.testing.assert_array_equal(found[name], value)
 
 
+def test_a_run_that_goes_on_with_another_tokenizer_is_refused_before_its_state_is_read(tmp_path):
+    path = drawn(pairs(40), tmp_path) / "checkpoints"
+    with pytest.raises(ValueError, match=f"{path} was trained with the tokenizer of SHA-256 synthetic"):
+        start.begin(parts.assemble(pairs(48)), path)
+    assert start.begin(parts.assemble(pairs(40)), path).step == 2
+
+
 def test_a_source_that_is_none_is_refused(source, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"init\.path=.*nowhere is neither the folder of a run"):
         warm_start.read(str(tmp_path / "nowhere"))
