@@ -11,7 +11,8 @@ prefix of 8, 16, ... is trained by one tied head shared by all widths. `:ff=128`
     joint                          softmax, gradients averaged: the slimmable network with a shared head
     uncertainty, projection        either of the two ingredients alone
     kendall, gradnorm              softmax, losses weighted as in multi-task learning
-    distill, regress               softmax, narrower widths taught by the full one's softmax, or drawn to its embedding
+    distill, regress               softmax, narrower widths taught by the softmax of the full one of the same run, or
+                                   drawn to its embedding; not Asymmetric-R, which has a teacher that is trained before
     sandwich                       sfsc on the smallest, the full and one width drawn at every update
     independent=W                  the network of width W alone; unified is independent=0.25 on every device
     bct=W                          the same against the head of a trained full model, which stays as it is:

@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
     maps = linear_maps.of_pairs
     found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
     own = [f"--data={DATA.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
+    own += ["--data_dir=DIR"] if DATA_DIR.value else []
     record = {
         "command": " ".join(["python -m experiments.image_text", *own, f"--steps={STEPS.value}"]),
         "config": f"{CONFIG}:small",

@@ -3,7 +3,8 @@
 python -m experiments.sfsc --workdir=runs/sfsc_icons
 python -m experiments.emoji_identities --npz=emoji_64.npz --data_dir=data/emoji
 python -m experiments.sfsc --workdir=runs/sfsc_emoji --data=array_record:emoji --data_dir=data --seeds=0,1,2
-python -m mrl_jax.prepare tiny_imagenet --splits=train --open_set=0.5 --data_dir=data/tiny_open
+python -m experiments.tiny_imagenet --npz=tiny_imagenet_32.npz --workdir=runs/tiny --modes=
+python -m mrl_jax.prepare runs/tiny/images --splits=train --open_set=0.5 --seed=0 --data_dir=data/tiny_open
 python -m experiments.sfsc --workdir=runs/sfsc_tiny --data=array_record:tiny_open --data_dir=data --max_queries=5000
 python -m experiments.sfsc --workdir=runs/sfsc_icons --methods=sfsc,joint,kendall --out=runs/sfsc_icons
 python -m experiments.sfsc --workdir=runs/sfsc_icons --recalibrate=20
@@ -192,6 +193,7 @@ def main(argv: list[str]) -> None:
     own += [f"--dim={DIM.value}", f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
     own += [f"--max_queries={MAX_QUERIES.value}"] if MAX_QUERIES.value else []
     own += [f"--recalibrate={RECALIBRATE.value}"] if RECALIBRATE.value else []
+    own += ["--data_dir=DIR"] if DATA_DIR.value else []
     record = {
         "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,

@@ -3,8 +3,8 @@
 python -m experiments.tiny_imagenet --npz=tiny_imagenet_32.npz --workdir=runs/tiny
 
 The .npz file holds JPEG files end to end in buf, where each begins (and the end) in off, y, split (0 train, 1 val),
-wnid. They become a folder, which `prepare` reads as it would any other. What is done already is not done again. Writes
-experiments/results/tiny_imagenet_cpu.json.
+wnid. They become a folder, WORKDIR/images, which `prepare` reads as it would any other. What is done already is not
+done again. Writes experiments/results/tiny_imagenet_cpu.json; with `--modes=` only the images are made.
 """
 
 import pathlib
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     images, data = workdir / "images", workdir / "data"
     if not (data / "tiny").exists():
         unpack(NPZ.value, images)
+    if not MODES.value:
+        return
     call("prepare", str(images), f"--data_dir={data / 'tiny'}", "--seed=0")
     runs = {}
     for mode in MODES.value:
