@@ -12,11 +12,13 @@ prefix of 8, 16, ... is trained by one tied head shared by all widths. `:ff=128`
     uncertainty, projection        either of the two ingredients alone
     kendall, gradnorm              softmax, losses weighted as in multi-task learning
     distill, regress               softmax, narrower widths taught by the softmax of the full one of the same run, or
-                                   drawn to its embedding; not Asymmetric-R, which has a teacher that is trained before
+                                   drawn to its embedding
     sandwich                       sfsc on the smallest, the full and one width drawn at every update
     independent=W                  the network of width W alone; unified is independent=0.25 on every device
     bct=W                          the same against the head of a trained full model, which stays as it is:
                                    --config.init.path=runs/i1 of `:independent=1`
+    asymmetric=W                   Asymmetric-R: the network of width W, by nothing but regression onto the embedding of
+                                   that full model, which is its teacher and stays as it is
     simplex                        joint with class vectors fixed at the corners of a simplex, at 256 dims, not nested
 
 SGD with momentum, clipped, 1,500 updates of 64. Cost: 1.9 times the operations of the full width alone (a width costs
@@ -44,7 +46,7 @@ METHODS = {
     "simplex": {},
 }
 EVIDENTIAL = ("sfsc", "uncertainty", "sandwich")
-ALONE = ("independent=", "bct=")
+ALONE = ("independent=", "bct=", "asymmetric=")
 
 
 def get_config(mode: str = "sfsc") -> ml_collections.ConfigDict:
@@ -61,6 +63,8 @@ def get_config(mode: str = "sfsc") -> ml_collections.ConfigDict:
     c.optim = {**defaults.sgd(0.05), "weight_decay": 1e-3, "no_decay": "bn|downsample_1", "clip_norm": 5.0}
     c.schedule.warmup_steps = 100
     c.checkpoint.every = 300
+    if "debug" in words:
+        c.model.base_width, c.model.widths = 8, WIDTHS[-3:]
     if own[0].startswith(ALONE):
         _alone(c, *own[0].split("="))
     else:
@@ -72,9 +76,6 @@ def get_config(mode: str = "sfsc") -> ml_collections.ConfigDict:
         with c.unlocked():
             c.model.head_init = "simplex"
         c.optim.freeze = "^head/"
-    if "debug" in words:
-        c.model.base_width = 8
-        c.model.widths = c.model.widths and c.model.widths[-3:]
     return defaults.apply_mode(c, ",".join(word for word in words if word != own[0]), size=32, channels=1)
 
 
@@ -86,3 +87,9 @@ def _alone(c: ml_collections.ConfigDict, method: str, width: str) -> None:
     if method == "bct":
         c.init = {"path": "runs/i1", "skip": "^backbone/"}
         c.optim.freeze = "^head/"
+    if method == "asymmetric":
+        full = dict(c.model)
+        c.model = defaults.taught(full, {**full, "width": 1.0})
+        c.init = {"path": "runs/i1", "rename": "^backbone/=teacher/", "skip": "^head/|^student/"}
+        c.optim.freeze, c.head = "^teacher/", "none"
+        c.loss, c.evals = {"name": "regression"}, {"knn": c.evals.knn}

@@ -37,7 +37,7 @@ CONFIG = "configs/sfsc_resnet.py"
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 NAMES = tuple(f"w{width:g}" for width in WIDTHS)
 METRICS = ("map", "cmc@1")
-ALONE = ("independent", "bct")
+ALONE = ("independent", "bct", "asymmetric")
 FROM_FULL = "_from_full"  # after the name of a method: it starts from the trained full width, as BCT does
 SPLITS = ("query", "gallery")
 
@@ -83,8 +83,9 @@ def train(name: str, mode: str, seed: str, *options: str) -> pathlib.Path:
     if not (workdir / "report.html").exists():
         nesting = f",ff={DIM.value}" if DIM.value else ""
         own = [f"--config={CONFIG}:{mode}{nesting}", f"--workdir={workdir}", f"--config.seed={seed}"]
-        size = [f"--config.total_steps={STEPS.value}", f"--config.model.base_width={BASE_WIDTH.value}"]
-        call("train", *own, "--config.evals={}", *size, *data(), *options)
+        parts = ("student.", "teacher.") if name.startswith("asymmetric") else ("",)
+        size = [f"--config.model.{part}base_width={BASE_WIDTH.value}" for part in parts]
+        call("train", *own, "--config.evals={}", f"--config.total_steps={STEPS.value}", *size, *data(), *options)
     return workdir
 
 
@@ -95,9 +96,9 @@ def models(method: str, seed: str) -> list[tuple[pathlib.Path, float]]:
         start = [f"--config.init.path={full(seed)}"] if mode != method else []
         run = train(method, mode, seed, *start)
         return [(run, width) for width in WIDTHS]
-    if method == "bct":
+    if method != "independent":
         widest = full(seed)
-        modes = [f"bct={width:g}" for width in WIDTHS[:-1]]
+        modes = [f"{method}={width:g}" for width in WIDTHS[:-1]]
         narrow = [train(mode, mode, seed, f"--config.init.path={widest}") for mode in modes]
         return [(run, 1.0) for run in (*narrow, widest)]
     alone = [f"independent={width:g}" for width in WIDTHS]

@@ -181,6 +181,11 @@ def dual_encoder(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     return {"name": "dual_encoder", "image": image, "text": tower} | TEMPERATURE
 
 
+def taught(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a backbone that learns from a trained one, for `config.model`; both as `resnet` or `vit` give them."""
+    return {"name": "taught", "student": dict(student), "teacher": dict(teacher)}
+
+
 def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
     """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`."""
     return {"name": "linear_probe", "every": 0, "split": split, "train": train, "dims": (), "seed": 0}

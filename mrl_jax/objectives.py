@@ -171,6 +171,18 @@ def sigmoid(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> 
     return _of_pairs(loss, duplicates)
 
 
+def regression(nesting: Nesting) -> Objective:
+    """Distance of the embedding to the one that the model gives as `teacher/z`; labels are not seen."""
+
+    def objective(z, out, batch):
+        del batch
+        if "teacher/z" not in out:
+            raise ValueError("loss.name='regression' needs a model with a teacher: set model.name='taught'")
+        return losses.nested_regression(z, out["teacher/z"], nesting)
+
+    return objective
+
+
 def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Objective:
     """The objective of a loss of all pairs; over several devices each has its rows, and the negatives of all."""
 
@@ -205,6 +217,7 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "cosface": cosface,
     "evidential": evidential,
     "masked_lm": masked_lm,
+    "regression": regression,
     "sigmoid": sigmoid,
     "softmax": softmax,
 }
@@ -217,6 +230,7 @@ KINDS = {
     "cosface": ("image",),
     "evidential": ("image",),
     "masked_lm": ("masked_text",),
+    "regression": ("image",),
     "sigmoid": PAIRS,
     "softmax": ("image",),
 }

@@ -7,6 +7,7 @@ from mrl_jax.losses.margins import MARGINS, arcface, cosface, cross_entropy, nes
 from mrl_jax.losses.masked_lm import nested_masked_lm
 from mrl_jax.losses.mixed import add_second_label
 from mrl_jax.losses.prefixes import is_first, prefix_cosines, prefix_logits
+from mrl_jax.losses.regression import nested_regression
 from mrl_jax.losses.sigmoid import nested_sigmoid
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
 from mrl_jax.losses.types import NestedLoss
@@ -26,6 +27,7 @@ __all__ = [
     "nested_evidential",
     "nested_margin",
     "nested_masked_lm",
+    "nested_regression",
     "nested_sigmoid",
     "nested_softmax",
     "nested_softmax_untied",

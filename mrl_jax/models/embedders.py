@@ -1,4 +1,4 @@
-"""Models whose output is the embedding itself: of texts, and of pairs of an image and a text."""
+"""Models whose output is the embedding itself: of texts, of pairs of an image and a text, and of a taught backbone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,11 @@ import flax.linen as nn
 
 from mrl_jax import trees
 from mrl_jax.choices import choose, pick
-from mrl_jax.models import bert, resnet, vit
+from mrl_jax.models import bert, elastic, resnet, vit
 from mrl_jax.models.dual_encoder import DualEncoder
 from mrl_jax.models.elastic import whole
 from mrl_jax.models.frozen import frozen_norms
+from mrl_jax.models.taught import Taught
 from mrl_jax.models.temperature import Temperature
 from mrl_jax.models.text import TextModel
 from mrl_jax.nesting import Nesting
@@ -71,6 +72,32 @@ def _dual(options, head, nesting, temperature, dtype, inputs):
     return DualEncoder(*towers.values(), nesting.full, temperature, *pixels, dtype), distance
 
 
+def _taught(options, head, nesting, temperature, dtype, inputs):
+    del temperature
+    if set(options) != {"student", "teacher"}:
+        raise ValueError(f"model of a student and a teacher: it has these two options, not {sorted(options)}")
+    choose("head", head, ("none", "ff"))
+    parts = {part: _image_tower(f"model.{part}", options[part]) for part in ("student", "teacher")}
+    _check_dims(head, nesting, {part: module.embed_dim for part, module in parts.items()})
+
+    def distance(name):
+        part, _, within = name.partition("/")
+        return parts[part].distance(within)
+
+    return Taught(**parts, full=nesting.full, mean=inputs.mean, std=inputs.std, dtype=dtype), distance
+
+
+def _image_tower(field, options):
+    """A backbone, which may be the narrow one of a width."""
+    width = options.get("width", 1.0)
+    make, own = pick(field, IMAGES, whole({**options, "width": 1.0}))
+    tower = make(**own)
+    elastic.check_width(f"{field}.width", width)
+    if width != 1 and not hasattr(tower, "narrow"):
+        raise ValueError(f"{field}.width={width}: this model has one width only; leave it out")
+    return tower.narrow(width, "equal") if width != 1 else tower
+
+
 def _text_tower(field, options, inputs):
     make, own = pick(field, {"bert": bert.build}, {"name": "bert"} | dict(options))
     if inputs.vocabulary < 1:
@@ -78,7 +105,7 @@ def _text_tower(field, options, inputs):
     return make(inputs.vocabulary, inputs.pad, **own)
 
 
-BUILDERS = {"bert": _text, "dual_encoder": _dual}
+BUILDERS = {"bert": _text, "dual_encoder": _dual, "taught": _taught}
 
 
 def reads_texts(name: str) -> bool:
