@@ -59,6 +59,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         c.nesting.dims = (4, 8, 32)
         c.data.train_ops = "decode(3)|random_resized_crop(32)|flip_lr"
         c.data.eval_ops = "decode(3)|resize_small(32)|center_crop(32)"
+        c.evals = {"pairs": c.evals.pairs}  # the classes of synthetic images have no names
     defaults.apply_mode(c, ",".join(word for word in words if word not in ("small", "sigmoid")), size=32)
     c.head = "ff" if c.head == "ff" else "none"  # the embedding is the output
     return c
