@@ -34,4 +34,4 @@ def draw(path: pathlib.Path, config, rows_QxGxS: np.ndarray, texts: Sequence[str
             picture = Image.fromarray(255 - pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
             sheet.paste(picture.convert("RGB").resize((TILE - 6, TILE - 6)), (MARGIN + TILE * x, TILE * y + 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.quantize(128).save(path, optimize=True)
