@@ -52,8 +52,8 @@ def extract(
       pair: of the other side of each pair, its caption or second text, in place of the first.
 
     Raises:
-      ValueError: where the model has no such width or no statistics to recalibrate, the data have no pairs or do not fit
-        the model, `out` holds other features, or a value is not finite.
+      ValueError: where the model has no such width or no statistics to recalibrate, the data have no pairs or do not
+        fit the model, `out` holds other features, or a value is not finite.
       OSError: where `out` cannot be written to.
     """
     run = trained.assemble(path, step, config)
