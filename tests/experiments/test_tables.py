@@ -8,6 +8,7 @@ import shlex
 
 import command
 import ml_collections
+import numpy as np
 import pytest
 import tiny
 
@@ -15,11 +16,24 @@ from experiments import measured, printing, published, recognise, tables, traini
 from experiments.entries import TABLES
 from experiments.entry import Column, Ours, Published, Setting, Table, dims
 from mrl_jax import config as configs
-from mrl_jax import results, writers
+from mrl_jax import feature_pairs, results, writers
+from mrl_jax.features_dir import open_features
 from mrl_jax.nesting import Nesting
+from mrl_jax.studies import KINDS
+from mrl_jax.studies.subject import Subject
 
 TOP1 = Published("Table 1 / Fig 2", "top1_%", "MRL")
 KNN = Column("MRL", "top-1 %", TOP1, Ours("mrl", "knn", dims("top1")))
+# What tables read of each study, with options that make it write all of that of few rows; the file is of `studied`.
+STUDIES = {
+    "adaptive": {"splits": 2},
+    "fewshot": {"ways": 0, "trials": 2},
+    "longtail": {"imbalance": 100.0, "groups": (20, 60), "classifiers": ("nearest_mean",)},
+    "oracle": {},
+    "retrieval": {"shortlists": (200, 400)},
+    "superclass": {"hierarchy": "groups.json"},
+}
+READ = [(n, i) for n, t in TABLES.items() for i, c in enumerate(t.columns) if c.ours and c.ours.evaluator in STUDIES]
 
 
 def run(path, values=None, evaluator="knn", details=None, **overrides):
@@ -50,6 +64,35 @@ def test_every_column_that_names_published_numbers_has_them_with_a_source(name):
     for each in filled:
         assert all(number.source for number in each.published.values())
         assert all(each.difference(row) is None for row in each.rows)
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A nested run with what the studies find in random features: for the funnels of 2048 dims, else of few."""
+    path = tmp_path_factory.mktemp("studied")
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 960), ("test", 96)):
+        np.save(path / f"{name}.npy", rng.normal(size=(rows, 2048)).astype(np.float32))
+        np.save(path / f"{name}_labels.npy", np.arange(rows) % 8)
+    train, test = (open_features(path / f"{n}.npy", path / f"{n}_labels.npy") for n in ("train", "test"))
+    wide = feature_pairs.pair(train, test._replace(z=test.z[:8], labels=test.labels[:8]))
+    narrow = feature_pairs.pair(*(x._replace(z=x.z[:, :64]) for x in (train, test)))
+    (path / "groups.json").write_text(json.dumps({str(c): "abc"[c % 3] for c in range(6)}))
+    found = {}
+    for kind, options in STUDIES.items():
+        pair = wide if kind == "retrieval" else narrow
+        own = options | ({"hierarchy": str(path / "groups.json")} if "hierarchy" in options else {})
+        finding = KINDS[kind](Subject(pair, pair.nesting.dims, 0, "ridge", None, None, path), **own)
+        found[kind] = {"values": finding.values, "details": json.loads(json.dumps(finding.details))}
+    return measured.Run(str(path), configs.to_json(tiny.config()), found)
+
+
+@pytest.mark.parametrize(("name", "place"), READ)
+def test_what_a_column_reads_is_what_the_study_writes(studied, name, place):
+    column = TABLES[name].columns[place]
+    found = measured.column([studied], dataclasses.replace(column.ours, run="mrl"))  # one run stands for all
+    assert found
+    assert not column.published or found.keys() & published.column(column.published).keys()
 
 
 @pytest.mark.parametrize("scale", training.SCALES)
