@@ -13,12 +13,14 @@ class Setting:
       dataset: trained on, as `config.data.name` spells it; where ours has another name there are no differences.
       model: fields of `config.model` that must be the same for a difference to mean something.
       test: evaluated on, likewise; "" for `dataset`.
+      details: what the details of a result must say, by name, for a difference to mean something.
     """
 
     text: str
     dataset: str
     model: Mapping[str, object]
     test: str = ""
+    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,11 @@ def run(subject: Subject, *, hierarchy: str, superclasses: int = 30) -> Finding:
         "inside": superclass.by_superclass(inside, own_N, len(found.names)),
     }
     sizes = np.bincount(found.of_C, minlength=len(found.names))
+    rejected = sizes[found.names.index(superclass.REJECTS)] if superclass.REJECTS in found.names else 0
     details = {
+        "hierarchy": hierarchy,
+        "superclasses": len(found.names),
+        "classes_below_a_superclass": int(sizes.sum() - rejected),
         "classes_of_superclass": dict(zip(found.names, sizes.tolist())),
         **{
             f"{metric}_of_each": {n: by_dim(metric, dims, c) for n, c in zip(found.names, x.T)}

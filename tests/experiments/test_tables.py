@@ -169,6 +169,24 @@ def test_a_difference_needs_the_papers_model_and_data(tmp_path):
         assert not any("-16.63" in line for line in shown.splitlines())
 
 
+@pytest.mark.parametrize(("below", "comparable"), [(467, True), (490, False), (None, False)])
+def test_superclasses_are_compared_where_as_many_classes_have_one(tmp_path, below, comparable):
+    details = {"superclasses": 31} | ({"classes_below_a_superclass": below} if below else {})
+    loaded = run(tmp_path, {"mapped@8": 0.5}, "superclass", details | {"test": {"dataset": {"name": "x"}}})
+    own = TABLES["table25"]
+    loaded.config["data"]["name"] = "x"
+    setting = dataclasses.replace(own.setting, dataset="x", model={})
+    filled = printing.fill(dataclasses.replace(own, setting=setting), [loaded])
+    assert (filled[0].difference("8") is not None) == comparable
+    shown = printing.text(own, filled, [loaded])
+    assert (f"classes_below_a_superclass is {below!r}, not 467" in shown) != comparable
+
+
+def test_superclasses_tell_how_many_classes_have_one(studied):
+    details = studied.results["superclass"]["details"]
+    assert (details["superclasses"], details["classes_below_a_superclass"]) == (4, 6)  # a, b, c, and the two others
+
+
 def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
     loaded = run(tmp_path, details={"test": {"dataset": {"name": "tfds:imagenet_v2"}}})
     assert measured.tested_on(loaded, "knn") == "tfds:imagenet_v2"
