@@ -138,6 +138,8 @@ def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     test, wanted = tested_on(run, evaluator), setting.test or setting.dataset
     if test != wanted and (test != data["name"] or wanted != setting.dataset):  # else it was said above
         reasons.append(f"it was tested on {test!r}, not {wanted!r}")
+    if setting.views != 1:
+        reasons.append(f"the published ones add the logits of {setting.views} views of each test image, ours are of 1")
     details = run.results[evaluator].get("details") or {}
     for name, wanted in setting.details.items():
         if details.get(name) != wanted:

@@ -27,7 +27,7 @@ class Filled:
         return sorted(found, key=int) if all(row.isdecimal() for row in found) else found
 
     def difference(self, row: str) -> float | None:
-        """Ours less the published number, where the two are of one model and data set."""
+        """Ours less the published number, where the two are of one model and data set, evaluated in one way."""
         if self.reasons or row not in self.published or row not in self.ours:
             return None
         return self.ours[row].mean - self.published[row].value
@@ -85,6 +85,7 @@ def as_json(name: str, table: Table, filled: Sequence[Filled], runs: Sequence[Ru
         for each in filled
     ]
     paper = {"text": table.setting.text, "dataset": table.setting.dataset, "model": dict(table.setting.model)}
+    paper |= {"views": table.setting.views}
     record: dict[str, Any] = {"table": name, "title": table.title, "row": table.row, "published": paper}
     record |= {"ours": [run.describe() for run in runs], "note": table.note, "columns": columns}
     return json.dumps(record, indent=1)

@@ -8,7 +8,7 @@ python -m experiments.tables table4 --run --debug --runs=runs/debug     # does i
 python -m experiments.tables table1 --run --scale=tiny --runs=runs/tiny --data_dir=data --seed=0
 
 Which run belongs to which column is told from its config.json. Runs that differ in nothing but the seed are averaged.
-A difference is printed only where our model and data are those of the paper.
+A difference is printed only where our model, data and way to evaluate are those of the paper.
 """
 
 import os

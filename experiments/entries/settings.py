@@ -5,7 +5,12 @@ from experiments.training import IMAGENET
 
 RESNET50 = {"name": "resnet", "variant": "50", "stem": "imagenet", "blurpool": True}
 R50 = Setting("ResNet-50 on ImageNet-1K, 40 epochs; 224 px centre crop, no flips at test", IMAGENET, RESNET50)
-R50_FLIPS = Setting("ResNet-50 on ImageNet-1K, 40 epochs; flips averaged at test (ours: none)", IMAGENET, RESNET50)
+R50_FLIPS = Setting(
+    "ResNet-50 on ImageNet-1K, 40 epochs; logits of each test image and its mirror image added",
+    IMAGENET,
+    RESNET50,
+    views=2,
+)
 JFT = Setting(
     "ViT-B/16 on JFT-300M; ImageNet-1K training images as database, validation images as queries",
     "array_record:jft",

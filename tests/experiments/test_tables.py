@@ -1,5 +1,6 @@
 """The paper's tables: every published number has a source, every command is ours, no difference that means nothing."""
 
+import csv
 import dataclasses
 import importlib.util
 import json
@@ -159,6 +160,7 @@ def test_a_difference_needs_the_papers_model_and_data(tmp_path):
         (Setting("x", setting.dataset, {"variant": "B/16"}), "model.variant is 'mu/8', not 'B/16'"),
         (Setting("x", setting.dataset, {"blurpool": True}), "model.blurpool is None, not True"),
         (Setting("x", setting.dataset, setting.model, "tfds:imagenet_v2"), "it was tested on 'synthetic"),
+        (dataclasses.replace(setting, views=2), "add the logits of 2 views of each test image, ours are of 1"),
     ):
         (filled,) = printing.fill(table(KNN, other), [loaded])
         assert all(filled.difference(row) is None for row in filled.rows)
@@ -185,6 +187,17 @@ def test_superclasses_are_compared_where_as_many_classes_have_one(tmp_path, belo
 def test_superclasses_tell_how_many_classes_have_one(studied):
     details = studied.results["superclass"]["details"]
     assert (details["superclasses"], details["classes_below_a_superclass"]) == (4, 6)  # a, b, c, and the two others
+
+
+def test_numbers_with_flips_are_of_two_views():
+    """The two ways to evaluate differ by as much as the models do."""
+    with open(published.PATH, newline="", encoding="utf-8") as file:
+        said = {(x["table"], x["metric"], x["method"]): x["setting"].lower() for x in csv.DictReader(file)}
+    for table in TABLES.values():
+        of = [said[p.table, p.metric, p.method] for p in (column.published for column in table.columns) if p]
+        views = {1 if "no tta" in text else 2 for text in of if "tta" in text} or {table.setting.views}
+        assert views == {table.setting.views}, table.title
+    assert {name for name, table in TABLES.items() if table.setting.views == 2} == {"table3", "table17", "table22"}
 
 
 def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
