@@ -9,7 +9,6 @@ With --workdir the features are embedded first, and kept below WORKDIR/features 
 """
 
 import pathlib
-import re
 import shlex
 import sys
 
@@ -90,10 +89,7 @@ def main(argv: list[str]) -> None:
     methods = options.methods or list(baselines.DEFAULT)
     for method in methods:
         choose("--methods", method, baselines.METHODS)
-    if not re.fullmatch(r"[\w.+-]+", options.name) or options.name in EVALUATORS:
-        raise ValueError(
-            f"--name={options.name!r} must be letters, digits, _ . + and -, and no evaluator's: {list(EVALUATORS)}"
-        )
+    results.check_name(options.name, EVALUATORS)
     head = read_head(options.head) if options.head else None
     if options.workdir and not options.train and not options.test:
         path = pathlib.Path(options.workdir)

@@ -3,13 +3,20 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mrl_jax.nesting import Nesting
 from mrl_jax.writers import write_json
 
 Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
+
+
+def check_name(name: str, taken: Iterable[str]) -> None:
+    """Raises ValueError unless results may be called so, none of what is taken."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name in taken:
+        raise ValueError(f"--name={name!r} must be letters, digits, _ . + and -, and none of {list(taken)}")
 
 
 def write(

@@ -18,7 +18,7 @@ from absl import flags
 
 from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
 from mrl_jax.choices import choose
-from mrl_jax.evals import adaptive, fewshot
+from mrl_jax.evals import EVALUATORS, adaptive, fewshot
 from mrl_jax.feature_pairs import Pair
 from mrl_jax.studies import KINDS, gradcam, longtail
 from mrl_jax.studies.subject import PROBES, Subject, subject_dims
@@ -56,28 +56,28 @@ _CHOICES = {
 }
 
 
-def study(kind: str, subject: Subject, options: dict[str, Any]) -> None:
-    """Runs a study, prints what it found, and writes JSON and pictures below `subject.out`."""
+def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None = None) -> None:
+    """Runs a study, prints what it found, and writes JSON and pictures below `subject.out`, under a name if given."""
     found = KINDS[kind](subject, **options)
-    pair = subject.pair
+    pair, result = subject.pair, name or kind
     if not pair.known:
         print(f"Which dims were trained is not known; taken for it: {list(pair.nesting.dims)}.")
     untrained = sorted({m for _, m in map(results.split_name, found.values)} - set(pair.nesting.dims))
     if untrained:
         print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(pair.nesting.dims)}).")
     print(f"{len(pair.train.z)} training rows, {len(pair.test.z)} test rows, {subject.classes} classes.")
-    print(results.table({kind: found.values}, pair.nesting, subject.step))
+    print(results.table({result: found.values}, pair.nesting, subject.step))
     for line in found.text:
         print(line)
     results.write(
         subject.out,
-        {kind: found.values},
+        {result: found.values},
         step=subject.step,
         nesting=pair.nesting,
         head=None,
         command=shlex.join(["python", "-m", "mrl_jax.study", *sys.argv[1:]]),
         details={
-            kind: {
+            result: {
                 **found.details,
                 "train": dict(pair.train.info.identity),
                 "test": dict(pair.test.info.identity),
@@ -85,9 +85,10 @@ def study(kind: str, subject: Subject, options: dict[str, Any]) -> None:
             }
         },
     )
-    written = [results.draw(subject.out / "plots", figure) for figure in found.figures]
+    figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
+    written = [results.draw(subject.out / "plots", figure) for figure in figures]
     written += filter(None, [report.refresh(subject.out)])
-    print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{kind}.json', *written]))}")
+    print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{result}.json', *written]))}")
 
 
 def options_of(kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -156,13 +157,16 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"give one KIND of study, of {list(KINDS)}, as in `python -m mrl_jax.study adaptive ...`")
     own = options_of(argv[1], {name: options[name].value for name in _OPTIONS if options[name].present})
     choose("--probe", options.probe, PROBES)
+    if options.name is not None:
+        results.check_name(options.name, (*EVALUATORS, *KINDS))
     dims = trained.whole_numbers(options.dims)
     if not (options.out or options.workdir):
         raise ValueError("--out is needed: the folder that results/ and plots/ go to")
     pair, step = open_pair(options)
     path = pathlib.Path(options.workdir) if options.workdir else None
     out = pathlib.Path(options.out or options.workdir)
-    study(argv[1], Subject(pair, subject_dims(pair, dims), options.seed, options.probe, path, step, out), own)
+    about = Subject(pair, subject_dims(pair, dims), options.seed, options.probe, path, step, out)
+    study(argv[1], about, own, options.name)
 
 
 if __name__ == "__main__":
@@ -174,6 +178,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("test", None, "Features to study, likewise.")
     flags.DEFINE_string("test_labels", None, "The file of their labels, if they are in another one.")
     flags.DEFINE_string("out", None, "Where results/ and plots/ go; by default the workdir.")
+    flags.DEFINE_string("name", None, "Of the results, and before those of the pictures; by default KIND.")
     flags.DEFINE_list("dims", [], "Dims to study, trained or not; by default the trained ones.")
     flags.DEFINE_string("probe", "logistic", f"One of {', '.join(PROBES)}: answers where there is no --workdir.")
     flags.DEFINE_integer("seed", 0, "Of all that is drawn.")

@@ -81,6 +81,18 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert "<b>x</b>" not in page
 
 
+def test_results_under_another_name_leave_those_of_the_study(run, tmp_path):
+    for name in (None, "retrieval_other"):
+        study.study("retrieval", subject(run, tmp_path), dict(SMALL["retrieval"]), name)
+    found = results.read(tmp_path)
+    assert found["retrieval_other"]["values"] == found["retrieval"]["values"]
+    assert found["retrieval_other"]["details"] == found["retrieval"]["details"]
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"retrieval.png", "retrieval_other_retrieval.png"}
+    for name in ("knn", "oracle", "a/b", ""):
+        with pytest.raises(ValueError, match="must be letters"):
+            results.check_name(name, (*EVALUATORS, *KINDS))
+
+
 def test_the_heads_answer_as_the_evaluation_does(run, tmp_path):
     path, _ = run
     about = subject(run, tmp_path, (4, 6, 8, 20, 32))

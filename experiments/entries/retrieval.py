@@ -21,10 +21,10 @@ def _single(name: str, run: str | None) -> Column:
     return Column(name, "mAP@10, %, the paper's", Published("Table 8 / Fig 7", _MAP, name), ours)
 
 
-def _pairs(table: str, measured: bool) -> tuple[Column, Column]:
-    def ours(metric: str, scale: float) -> Ours | None:
+def _pairs(table: str, result: str) -> tuple[Column, Column]:
+    def ours(metric: str, scale: float) -> Ours:
         pattern, row = rf"{metric}/(?P<ds>\d+)-(?P<dr>\d+)", "Ds={ds};Dr={dr}"
-        return Ours("mrl", "retrieval", pattern, row, scale, "adaptive") if measured else None
+        return Ours("mrl", result, pattern, row, scale, "adaptive")
 
     return (
         Column("MRL-AR", "mAP@10, %, the paper's", Published(table, _MAP, "MRL-AR"), ours("map_paper@10", 100.0)),
@@ -32,15 +32,14 @@ def _pairs(table: str, measured: bool) -> tuple[Column, Column]:
     )
 
 
-def _funnel(table: str, figure: str, images: str, ds: int, lengths: str, plotted: bool, measured: bool) -> list[Column]:
+def _funnel(table: str, figure: str, images: str, ds: int, lengths: str, plotted: bool, result: str) -> list[Column]:
     """Accuracy is published of the funnels in the figure only, the cost of all."""
     setting = f"{images} funnel retrieval, rerank {_FUNNELS[ds]}, shortlist {lengths}"
     accuracy = Published(f"{table} / {figure}", _MAP, "MRL-Funnel", setting) if plotted else None
     cost = Published(table, _COST, "MRL-Funnel", setting)
 
-    def ours(metric: str, scale: float) -> Ours | None:
-        pattern = rf"{metric}/(?P<ds>{ds}):{lengths}"
-        return Ours("mrl", "retrieval", pattern, "Ds={ds}", scale, "funnel") if measured else None
+    def ours(metric: str, scale: float) -> Ours:
+        return Ours("mrl", result, rf"{metric}/(?P<ds>{ds}):{lengths}", "Ds={ds}", scale, "funnel")
 
     name = f"MRL-Funnel, {lengths}"
     return [
@@ -52,14 +51,15 @@ def _funnel(table: str, figure: str, images: str, ds: int, lengths: str, plotted
 _1K_PLOTTED = {(8, _LENGTHS[0]), (16, _LENGTHS[2]), (32, _LENGTHS[2])}
 _4K_PLOTTED = {(32, _LENGTHS[0]), (64, _LENGTHS[0])}
 _STUDY = "python -m mrl_jax.study retrieval --workdir={runs}/mrl --dims={dims} {retrieval}"
+_RESULT_4K = "retrieval_4k"
 _ON_4K = (
     "python -m mrl_jax.embed --workdir={runs}/mrl {large} --out={runs}/mrl/features/large",
     "python -m mrl_jax.study retrieval --train={runs}/mrl/features/large/{large_train} --dims={dims} "
-    "--test={runs}/mrl/features/large/{large_test} --out={runs}/mrl_large {retrieval}",
+    f"--test={{runs}}/mrl/features/large/{{large_test}} --out={{runs}}/mrl --name={_RESULT_4K} {{retrieval}}",
 )
 _NOTE_4K = (
     "ImageNet-4K: 4,202 classes of ImageNet-21K that are not in ImageNet-1K, 1,000 images each as gallery and 50 as "
-    "queries, prepared as imagenet4k; ours stand in results/retrieval.json below {runs}/mrl_large."
+    "queries, prepared as imagenet4k."
 )
 
 TABLES = {
@@ -89,7 +89,7 @@ TABLES = {
         title="Table 11, Figure 8a: adaptive retrieval on ImageNet-1K",
         setting=R50,
         row="dims",
-        columns=_pairs("Table 11 / Fig 8a", True),
+        columns=_pairs("Table 11 / Fig 8a", "retrieval"),
         train=("mrl",),
         measure=(_STUDY,),
         note="Ds: of the shortlist of 200; Dr: of its re-ranking; equal: a single search.",
@@ -98,7 +98,7 @@ TABLES = {
         title="Table 12, Figure 8b: adaptive retrieval on ImageNet-4K",
         setting=_4K,
         row="dims",
-        columns=_pairs("Table 12 / Fig 8b", False),
+        columns=_pairs("Table 12 / Fig 8b", _RESULT_4K),
         train=("mrl",),
         measure=_ON_4K,
         note=_NOTE_4K,
@@ -111,7 +111,9 @@ TABLES = {
             column
             for ds in (8, 16, 32)
             for lengths in _LENGTHS
-            for column in _funnel("Table 13", "Fig 8a", "ImageNet-1K", ds, lengths, (ds, lengths) in _1K_PLOTTED, True)
+            for column in _funnel(
+                "Table 13", "Fig 8a", "ImageNet-1K", ds, lengths, (ds, lengths) in _1K_PLOTTED, "retrieval"
+            )
         ),
         train=("mrl",),
         measure=(_STUDY,),
@@ -124,7 +126,9 @@ TABLES = {
             column
             for ds in _FUNNELS
             for lengths in _LENGTHS
-            for column in _funnel("Table 14", "Fig 8b", "ImageNet-4K", ds, lengths, (ds, lengths) in _4K_PLOTTED, False)
+            for column in _funnel(
+                "Table 14", "Fig 8b", "ImageNet-4K", ds, lengths, (ds, lengths) in _4K_PLOTTED, _RESULT_4K
+            )
         ),
         train=("mrl",),
         measure=_ON_4K,

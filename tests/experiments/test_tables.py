@@ -34,7 +34,12 @@ STUDIES = {
     "retrieval": {"shortlists": (200, 400)},
     "superclass": {"hierarchy": "groups.json"},
 }
-READ = [(n, i) for n, t in TABLES.items() for i, c in enumerate(t.columns) if c.ours and c.ours.evaluator in STUDIES]
+READ = [
+    (name, place)
+    for name, table in TABLES.items()
+    for place, column in enumerate(table.columns)
+    if column.ours and column.ours.evaluator in {*STUDIES, "retrieval_4k"}
+]
 
 
 def run(path, values=None, evaluator="knn", details=None, **overrides):
@@ -85,6 +90,7 @@ def studied(tmp_path_factory):
         own = options | ({"hierarchy": str(path / "groups.json")} if "hierarchy" in options else {})
         finding = KINDS[kind](Subject(pair, pair.nesting.dims, 0, "ridge", None, None, path), **own)
         found[kind] = {"values": finding.values, "details": json.loads(json.dumps(finding.details))}
+    found["retrieval_4k"] = found["retrieval"]  # the same study of other features
     return measured.Run(str(path), configs.to_json(tiny.config()), found)
 
 
@@ -94,6 +100,12 @@ def test_what_a_column_reads_is_what_the_study_writes(studied, name, place):
     found = measured.column([studied], dataclasses.replace(column.ours, run="mrl"))  # one run stands for all
     assert found
     assert not column.published or found.keys() & published.column(column.published).keys()
+
+
+def test_which_columns_have_none_of_ours():
+    without = {(name, column.name) for name, table in TABLES.items() for column in table.columns if not column.ours}
+    align = {("table4", "ALIGN-MRL"), ("table4", "ALIGN (random features)")}
+    assert without == align | {("table8", "SVD"), ("table8", "Slim. Net")}
 
 
 @pytest.mark.parametrize("scale", training.SCALES)
@@ -116,6 +128,8 @@ def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
             assert arguments["config.seed"] == "3"
         elif "workdir" in arguments:
             assert arguments["workdir"] in trained
+        if "name" in arguments:  # results of a folder without a config are no run's
+            assert arguments.get("out", arguments.get("workdir")) in trained
 
 
 def load_config(arguments):
