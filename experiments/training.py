@@ -13,6 +13,7 @@ SYNTHETIC = "synthetic:size=64,channels=3,classes=8,examples=64"
 ABLATIONS = ("8boost", "8+16boost", "uniform", "smallest=4", "smallest=6")
 TUNED = ("fc", "conv3", "conv2", "block")
 JFT = ("jft_mrl", "jft_mrl_e", "jft_ff")
+BERT = ("bert_mrl_e", "bert_ff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ _PAPER = {
     "large_test": "query",
     "hierarchy": "wordnet",
     "tail": "--groups=20,100 --imbalance=100",
+    "vit_dims": "12,16,24,32,48,64,96,128,192,256,384,512,768",
 }
 _DEBUG = _PAPER | {
     "test": SYNTHETIC,
@@ -68,12 +70,13 @@ _DEBUG = _PAPER | {
     "shifted": f"--set={SYNTHETIC}@train --corruptions=contrast --severities=5",
     "hierarchy": "experiments/reference/debug_superclasses.json",
     "tail": "--groups=2,5 --imbalance=4",
+    "vit_dims": "12,16,24,32,48,64,96,128,192",
 }
 _OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
 _TINY = _OWN | {"test": "array_record:tiny"}
 _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
-_SMALL = JFT + TUNED[1:]
+_SMALL = JFT + BERT + TUNED[1:]
 SCALES = {
     # A ResNet-50 has 64 channels at first: its share of 8 in 2048 is none of them.
     "paper": Scale(_R50, Nesting.halving(2048, 8).dims, True, _PAPER, left_out=("slimmable",)),
@@ -89,7 +92,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
 
     Args:
       run: "mrl", "mrl_e", "slimmable", "ff" (one for every dim but the full one), "ff_full", an ablation, what is
-        fine-tuned, or a run on JFT.
+        fine-tuned, a run on JFT, or of BERT: "bert_mrl_e", "bert_ff" (one for every dim).
       scale: one of SCALES.
       words: as `words` gives them.
       seed: of the runs.
@@ -97,11 +100,14 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
     Raises:
       ValueError: for another name.
     """
-    choose("run", run, ("mrl", "mrl_e", "slimmable", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT))
+    choose("run", run, ("mrl", "mrl_e", "slimmable", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT, *BERT))
     if run in scale.left_out:
         return []
     if run == "ff":  # ff_full is the last of them, under a name of its own
         return [_line(f"ff{m}", scale.config, f"ff={m}", (), scale, words, seed) for m in scale.dims[:-1]]
+    if run == "bert_ff":
+        dims = (4, 8, 32) if "debug" in scale.suffix else Nesting.halving(768, 12).dims
+        return [_line(f"bert_ff{m}", "configs/bert_mlm.py", f"ff={m}", (), scale, words, seed) for m in dims]
     return [_line(run, *_config(run, scale, words), scale, words, seed)]
 
 
@@ -123,6 +129,8 @@ def _config(run: str, scale: Scale, words: Mapping[str, str]) -> tuple[str, str,
         mode = run.removeprefix("jft_")
         full = 192 if "debug" in scale.suffix else 768  # the smallest ViT stands in
         return "configs/jft_vit_b16.py", f"ff={full}" if mode == "ff" else mode, ()
+    if run == "bert_mrl_e":
+        return "configs/bert_mlm.py", "mrl_e", ()
     if scale.own_configs:
         family = "ablations" if run in ABLATIONS else "finetune"
         return scale.config.replace(".py", f"_{family}.py"), run, tuned if run in TUNED else ()

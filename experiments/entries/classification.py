@@ -103,5 +103,6 @@ TABLES = {
         ),
         train=("mrl",),
         measure=("python -m mrl_jax.evaluate --workdir={runs}/mrl --evals=knn",),
+        note="Those of the ViTs stand in table4.",
     ),
 }

@@ -102,9 +102,35 @@ def test_what_a_column_reads_is_what_the_study_writes(studied, name, place):
     assert not column.published or found.keys() & published.column(column.published).keys()
 
 
+def test_tables_of_dims_print_what_is_published_of_them():
+    """Of tables that are published whole, every number stands in a column."""
+    with open(published.PATH, newline="", encoding="utf-8") as file:
+        whole = (
+            "Table 1 / Fig 2",
+            "Table 2 / Fig 3",
+            "Table 4 / Fig 4",
+            "Table 5 / Fig 5",
+            "Table 7",
+            "Table 8 / Fig 7",
+        )
+        expected = {(x["table"], x["method"]) for x in csv.DictReader(file) if x["table"] in whole}
+    shown = {c.published for table in TABLES.values() for c in table.columns if c.published}
+    assert expected <= {(p.table, p.method) for p in shown}
+
+
+def test_texts_fill_the_columns_of_their_head(tmp_path):
+    loaded = [
+        run(tmp_path / "mrl_e", {"top1@8": 0.5}, "masked_lm", head="mrl_e"),
+        run(tmp_path / "ff8", {"top1@8": 0.6, "top1@16": 0.7}, "masked_lm", head="ff", nesting__dims=(8,)),
+    ]
+    nested, single = (measured.column(loaded, column.ours) for column in TABLES["table7"].columns)
+    assert {row: value.mean for row, value in nested.items()} == {"8": 50}
+    assert {row: value.mean for row, value in single.items()} == {"8": 60}
+
+
 def test_which_columns_have_none_of_ours():
     without = {(name, column.name) for name, table in TABLES.items() for column in table.columns if not column.ours}
-    align = {("table4", "ALIGN-MRL"), ("table4", "ALIGN (random features)")}
+    align = {("table4", f"ALIGN{name}") for name in ("-MRL", "-MRL, between", " (random features)")}
     assert without == align | {("table8", "SVD"), ("table8", "Slim. Net")}
 
 
@@ -280,7 +306,7 @@ def test_a_table_runs_in_debug(tmp_path, monkeypatch):
     loaded = [measured.load(folder) for folder in folders]
     shown = printing.text(part, printing.fill(part, loaded), loaded)
     assert "ours: vit Ti/16 on synthetic" in shown
-    assert shown.count("No differences") == 1
+    assert shown.count("No differences") == 2  # at the trained dims, and between them
     missing = dataclasses.replace(part, train=(), measure=("python -m mrl_jax.nothing",))
     with pytest.raises(RuntimeError, match="this command failed, and the rest was not run"):
         tables.run(missing, "x", str(tmp_path), ".", 0, "debug")
