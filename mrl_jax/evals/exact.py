@@ -69,6 +69,7 @@ def _read(gallery_NxD, first, count):
 
 
 def _on_host(queries_QxD, gallery_NxD, dims, k):
+    kept = min(k + 1, len(gallery_NxD)) if k > 1 else 1  # of the largest alone, faiss keeps the first
     best = [(np.full((len(queries_QxD), 0), -np.inf, np.float32), np.empty((len(queries_QxD), 0), np.int64))] * len(
         dims
     )
@@ -79,9 +80,25 @@ def _on_host(queries_QxD, gallery_NxD, dims, k):
         is_unit = block.flags.c_contiguous and bool((np.abs(squared - 1) < 1e-6).all())
         for g, dim in enumerate(dims):
             unit = block if is_unit and dim == block.shape[1] else indexes.unit(block, dim)
-            score, at = indexes.largest_products(unit_queries[g], unit, min(k, len(block)))
-            best[g] = _merge([best[g], (score, at + first)], k)
-    return np.stack([b[0] for b in best]), np.stack([b[1] for b in best]).astype(np.int32)
+            score, at = indexes.largest_products(unit_queries[g], unit, min(kept, len(block)))
+            best[g] = _merge([best[g], (score, at + first)], kept)
+    score, at = np.stack([b[0] for b in best]), np.stack([b[1] for b in best]).astype(np.int32)
+    if kept > k:
+        _break_ties(score, at, queries_QxD, gallery_NxD, dims)
+    return score[..., :k], at[..., :k]
+
+
+def _break_ties(score_GxQxK, at_GxQxK, queries_QxD, gallery_NxD, dims):
+    """Searches again, in place, where the last two are equal: of as many as are, faiss keeps any."""
+    tied_GxQ = score_GxQxK[..., -2] == score_GxQxK[..., -1]
+    some, rows = tied_GxQ.any(axis=1).nonzero()[0], tied_GxQ.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return
+    filled = np.resize(rows, 1 << (len(rows) - 1).bit_length())  # few sizes, for each is compiled
+    own = tuple(dims[g] for g in some)
+    found = _on_devices(queries_QxD[filled], gallery_NxD, own, score_GxQxK.shape[-1])
+    for kept, again in zip((score_GxQxK, at_GxQxK), found):
+        kept[np.ix_(some, rows)] = again[:, : len(rows)]
 
 
 def _merge(parts, k):

@@ -65,6 +65,27 @@ def test_of_equal_neighbours_the_first_wins(search):
     assert search(gallery[:2], gallery, (3,), 12)[1][0].tolist() == [list(range(12))] * 2
 
 
+@pytest.mark.parametrize("k", [1, 2, 10, 77])
+def test_of_those_equal_to_the_last_neighbour_the_first_are_kept(search, vectors, k):
+    queries, gallery = np.sign(vectors[0]), np.sign(vectors[1])
+    dims = (1, 4, 3)  # of whole numbers: as many of equal cosines as there can be, in all tiles
+    cosines, found = search(queries, gallery, dims, k)
+    for m, cosine, indices in zip(dims, cosines, found):
+        expected = queries[:, :m] @ gallery[:, :m].T / m
+        np.testing.assert_array_equal(indices, np.argsort(-expected, axis=1, kind="stable")[:, :k])
+        np.testing.assert_allclose(cosine, np.take_along_axis(expected, indices, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 10, 19])
+def test_of_repeated_rows_the_first_are_kept(search, vectors, k, monkeypatch):
+    monkeypatch.setattr(exact, "HOST_TILE", 2000)  # of many rows faiss keeps others
+    queries, gallery = vectors[0], np.tile(vectors[1], (8, 1))
+    found = search(queries, gallery, (24,), k)[1][0]
+    each = search(queries, vectors[1], (24,), -(-k // 8))[1][0]
+    expected = (each[..., None] + 300 * np.arange(8)).reshape(len(queries), -1)[:, :k]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_as_many_neighbours_as_rows(search):
     gallery = np.eye(5, dtype=np.float32)
     assert sorted(search(gallery[:1], gallery, (5,), 5)[1][0, 0]) == [0, 1, 2, 3, 4]
