@@ -56,8 +56,18 @@ def test_the_chosen_one_meets_the_target_and_is_the_fastest_measured_that_does(d
     assert recall(data, rows) == pytest.approx(found.chosen.quality)
     assert found.chosen.quality - found.chosen.error >= 0.95
     assert found.chosen.ms == min(p.ms for p in found.points if p.measured)
-    assert sum(p.measured for p in found.points) >= 2
+    assert sum(p.measured for p in found.points) >= 6
     assert len(found.points) == len({p.setting for p in found.points}) > 50
+
+
+def test_one_prediction_far_too_low_leaves_others_to_be_measured():
+    def finalists(*times):
+        points = [planner.Point(Setting("flat", 8 + i), 1.0, 0.0, ms, 1.0) for i, ms in enumerate(times)]
+        return [p.ms for p in planner._finalists(points, planner.parse_target("recall=0.9"), 1.0)]
+
+    assert finalists(*range(90, 10, -10), 1) == [1, 20, 30, 40, 50, 60]
+    assert finalists(9, 1, 5) == [1, 5, 9]
+    assert finalists(*[2] * 20, 1.5, 3) == [1.5, *[2] * 11]
 
 
 def test_a_recall_of_one_is_always_met(data):
