@@ -57,7 +57,7 @@ def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathl
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{facts}"
-        f"<nav>{''.join(_link(name) for name in order)}</nav>"
+        f"<nav>{' '.join(_link(name) for name in order)}</nav>"
         f"{''.join(f'<h2 id={_id(name)}>{html.escape(name)}</h2>{sections[name]}' for name in order)}</body></html>\n"
     )
     unfinished = path / "report.html.tmp"

@@ -74,6 +74,8 @@ def test_the_page_shows_all_there_is_and_needs_nothing_else(workdir):
     assert page.text.count("0.75") >= 2
     assert tags.count("svg") == 2, "one for the loss of each dim, one for <u>, none for what was never measured"
     assert page.text.index("train/loss of each dim") < page.text.index("416"), "legend in the order of the dims"
+    nav = (workdir / "report.html").read_text().partition("<nav>")[2].partition("</nav>")[0]
+    assert nav.count("</a> <a") == nav.count("<a") - 1 > 0, "a line of links can only be broken at a space"
     targets = [a["href"][1:] for tag, a in page.tags if tag == "a"]
     assert targets == [a["id"] for tag, a in page.tags if tag == "h2"]
 
