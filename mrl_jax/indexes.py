@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,8 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
     """An index of the gallery's unit prefixes of `dim` features; the gallery is read in blocks and left as it is.
 
     Raises:
-      ValueError: for an unknown kind, a dim outside 1..D, or one, or too few rows, that the kind cannot hold.
+      ValueError: for an unknown kind, a dim outside 1..D, or one, or too few rows, that the kind cannot hold, or for
+        values that are not finite.
     """
     choose("index", kind, KINDS)
     rows, full = gallery_NxD.shape
@@ -182,12 +184,21 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
     if kind == "opq":
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = OPQ_ROUNDS
     if not index.is_trained:
-        sample = np.random.default_rng(seed).choice(rows, min(rows, TRAIN_ROWS), replace=False)
-        index.train(unit(gallery_NxD[np.sort(sample), :dim], dim))
+        sample = np.sort(np.random.default_rng(seed).choice(rows, min(rows, TRAIN_ROWS), replace=False))
+        index.train(_finite(unit(gallery_NxD[sample, :dim], dim), sample))
     for first in range(0, rows, BLOCK_ROWS):
         block = unit(gallery_NxD[first : first + BLOCK_ROWS], dim)
+        _finite(block, range(first, rows))
         index.add(np.packbits(block > 0, axis=1) if binary else block)
     return Index(index, kind, dim, fingerprint(gallery_NxD))
+
+
+def _finite(unit_NxM: np.ndarray, numbers_N: Sequence[int]) -> np.ndarray:
+    """The rows as they are; ValueError where one is not finite, with its number."""
+    wrong = np.flatnonzero(~np.isfinite(np.vecdot(unit_NxM, unit_NxM)))
+    if len(wrong):
+        raise ValueError(f"gallery: row {numbers_N[wrong[0]]} is not finite: an index needs every row; embed it again")
+    return unit_NxM
 
 
 def save(index: Index, path: pathlib.Path) -> None:

@@ -91,6 +91,17 @@ def test_what_cannot_be_built_is_refused(gallery, kind, dim, rows, message):
         indexes.build(kind, gallery[:rows], dim)
 
 
+@pytest.mark.parametrize("kind", ["flat", "binary", "ivf"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_values_that_are_not_finite_are_refused_before_any_training(gallery, monkeypatch, kind, value):
+    broken = gallery.copy()
+    broken[7531, DIM - 1] = value
+    monkeypatch.setattr(indexes, "BLOCK_ROWS", 1000)
+    with pytest.raises(ValueError, match="gallery: row 7531 is not finite"):
+        indexes.build(kind, broken, DIM)
+
+
 def test_inner_products_without_copies(gallery):
     rows = np.array([[3, -1, 9999], [0, 5, 5]])
     found = indexes.products_of(gallery[:2], gallery, rows, 4)
