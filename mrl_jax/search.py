@@ -13,11 +13,12 @@ mflops=MILLIONS a query, map_loss=POINTS of mean average precision (with labels)
 
 import pathlib
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, features_dir, indexes, results, writers
+from mrl_jax import commands, features_dir, indexes, results, trained, writers
 from mrl_jax.evals import planner, plans
 from mrl_jax.evals.gallery import Gallery
 from mrl_jax.features_dir import Features
@@ -30,6 +31,7 @@ def make_plan(gallery: Gallery, gallery_labels, queries: Features, options, path
     if not indexes.available():
         raise ImportError("planning needs faiss: pip install 'mrl_jax[retrieval]'")
     target = planner.parse_target(options.target or DEFAULT_TARGET)
+    dims = choose_dims(options.dims, queries.info.dims, gallery.shape[1])
     sample = np.sort(np.random.default_rng(options.seed).permutation(len(queries.z))[: options.sample])
     labels = None
     if target.name == "map_loss":
@@ -42,7 +44,7 @@ def make_plan(gallery: Gallery, gallery_labels, queries: Features, options, path
         np.asarray(queries.z[sample], np.float32),
         gallery,
         target,
-        dims=[int(dim) for dim in options.dims] or default_dims(queries.info.dims, gallery.shape[1]),
+        dims=dims,
         kinds=options.kinds or planner.DEFAULT_KINDS,
         k=options.k or 10,
         batch=min(options.batch, len(sample)),
@@ -58,10 +60,18 @@ def make_plan(gallery: Gallery, gallery_labels, queries: Features, options, path
     print(f"Wrote {path}/{plans.PLAN} and {path}/{PLOT}")
 
 
-def default_dims(trained: tuple[int, ...], full: int) -> list[int]:
+def choose_dims(words: Sequence[str], known: Sequence[int], full: int) -> list[int]:
+    """The dims of --dims, or else the default ones; says which are not among the trained, where these are known."""
+    dims = list(trained.whole_numbers(words)) or default_dims(known, full)
+    if known and (others := sorted(set(dims) - set(known))):
+        print(f"Not trained, tried all the same: dims {others} (trained: {list(known)}).")
+    return dims
+
+
+def default_dims(known: Sequence[int], full: int) -> list[int]:
     """The trained dims of which a shortlist may be worth its while, or those of a halving: 8 to 64, below half."""
     halving = [8 * 2**i for i in range(4)]
-    dims = [dim for dim in trained or halving if 8 <= dim <= min(64, full // 2)]
+    dims = [dim for dim in known or halving if 8 <= dim <= min(64, full // 2)]
     return dims or [full]
 
 
@@ -73,6 +83,18 @@ def table(front: list[planner.Point], plan: planner.Plan) -> str:
         marks = f"{'*' if p is plan.chosen else ' '}{'m' if p.measured else ' '}"
         lines.append(f"{marks} {p.ms:8.4f}  {p.quality:7.4f} {p.mflops:8.3f}  {p.setting.name}")
     return "\n".join(lines)
+
+
+def check_k(k: int, served: plans.Served, path: pathlib.Path) -> None:
+    """Raises ValueError where the plan has no k neighbours to give."""
+    rows, last = len(served.gallery.rows), served.setting.rerank[-1:]
+    if k > rows:
+        raise ValueError(f"--k={k}: --gallery has {rows} rows, so --k must be in 1..{rows}")
+    if last and k > last[0][0]:
+        raise ValueError(
+            f"--k={k}: the plan in {path} ({served.setting.name}) orders the {last[0][0]} best rows: --k must be in "
+            f"1..{last[0][0]}, or plan for it, with --k={k} and another --index"
+        )
 
 
 def serve(served: plans.Served, gallery_labels, queries: Features, k: int, batch: int) -> dict:
@@ -145,6 +167,7 @@ def main(argv: list[str]) -> None:
         )
     served = plans.load(path, gallery)
     k = options.k or served.record["k"]
+    check_k(k, served, path)
     record = serve(served, source.labels, queries, k, options.batch or served.record["batch"])
     print(show(record, source.info.label_names, options.show))
     out = pathlib.Path(options.out or path / ANSWERS)

@@ -5,7 +5,10 @@ import pytest
 from command import finish, start
 
 from mrl_jax import features_dir
-from mrl_jax.search import check_models
+from mrl_jax.evals import plans
+from mrl_jax.evals.gallery import Gallery
+from mrl_jax.evals.settings import Setting
+from mrl_jax.search import check_k, check_models, choose_dims
 
 pytest.importorskip("faiss")
 
@@ -31,6 +34,7 @@ def search(files, *more, expect=0, gallery="g.npy,y.npy"):
 
 @pytest.mark.slow
 def test_plans_once_then_serves(files):
+    assert "error: --dims=abc: give whole numbers" in search(files, "--dims=abc", expect=1)
     output = search(files, "--target=recall=0.9", "--k=5", "--dims=8,16", "--kinds=flat,ivf", "--show=1")
     assert "exact search at 32 dims" in output
     assert "query 0: 100 (100), " in output
@@ -43,6 +47,7 @@ def test_plans_once_then_serves(files):
     assert record["labels"] == record["neighbors"]
     assert len(record["squared_distances"][0]) == 3
     assert "was planned for another gallery" in search(files, expect=1, gallery="other.npy")
+    assert "error: --k=3001: --gallery has 3000 rows" in search(files, "--k=3001", expect=1)
     assert "has a plan already" in search(files, "--target=recall=0.5", expect=1)
     assert "they are of two models" in search(files, expect=1, gallery="narrow.npy")
     assert (files / "index" / "plan.json").read_bytes() == before
@@ -76,6 +81,29 @@ def test_recalibrated_features_are_of_another_model():
     with pytest.raises(ValueError, match=r"those of .* at width 1, recalibrated on 20 batches"):
         check_models(of_model(), found, False)
     assert check_models(found, found, False)
+
+
+def test_dims_are_whole_numbers_and_those_not_trained_are_named(capsys):
+    assert choose_dims(["8", "16"], (8, 16, 32), 32) == [8, 16]
+    assert choose_dims(["12"], (), 32) == [12]
+    assert choose_dims([], (8, 16, 32), 32) == [8, 16]
+    assert capsys.readouterr().out == ""
+    assert choose_dims(["8", "12"], (8, 16, 32), 32) == [8, 12]
+    assert capsys.readouterr().out == "Not trained, tried all the same: dims [12] (trained: [8, 16, 32]).\n"
+    with pytest.raises(ValueError, match="--dims=8,abc: give whole numbers separated by commas"):
+        choose_dims(["8", "abc"], (), 32)
+
+
+def test_more_neighbours_than_a_plan_orders_are_refused(tmp_path):
+    gallery = Gallery(np.ones((50, 32), np.float32))
+    short = plans.Served(gallery, Setting("flat", 8, 0, ((30, 16), (20, 32))), None, {})
+    check_k(20, short, tmp_path)
+    with pytest.raises(ValueError, match=r"--k=21: the plan in .* orders the 20 best rows: --k must be in 1\.\.20, or"):
+        check_k(21, short, tmp_path)
+    whole = plans.Served(gallery, Setting("exact", 32), None, {})
+    check_k(50, whole, tmp_path)
+    with pytest.raises(ValueError, match=r"--k=51: --gallery has 50 rows, so --k must be in 1\.\.50"):
+        check_k(51, whole, tmp_path)
 
 
 def test_vectors_without_labels(files):
