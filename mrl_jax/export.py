@@ -14,6 +14,7 @@ and the printed table have operations, parameters, latency and accuracy of every
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,7 +66,9 @@ def export(
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
-        _write(unfinished, path, step, alone, state, width, recalibrate)
+        origin = {"path": str(path), "width": width, "dims": list(run.model.nestings[width].dims)}
+        origin |= trained.identity(path, step) | ({"recalibrated": recalibrate} if recalibrate else {})
+        _write(unfinished, path, step, alone, state, origin)
         writers.write_json(unfinished / "costs.json", costs.record(table, rows))
         os.replace(unfinished, out)
     finally:
@@ -75,10 +78,8 @@ def export(
     )
 
 
-def _write(out: pathlib.Path, path: pathlib.Path, step: int, alone, state, width: float, recalibrate: int) -> None:
+def _write(out: pathlib.Path, path: pathlib.Path, step: int, alone, state, origin: dict[str, Any]) -> None:
     record = checkpoints.read_run(path / "checkpoints", step)
-    origin = {"path": str(path), "width": width, **trained.identity(path, step)}
-    origin |= {"recalibrated": recalibrate} if recalibrate else {}
     writers.write_json(out / "config.json", narrow.record_of(alone, record, origin)["config"])
     saver = checkpoints.Checkpoints(out / "checkpoints", keep=2, keep_period=0)
     saver.save(step, state._replace(step=state.step + step), narrow.record_of(alone, record, origin))

@@ -46,33 +46,36 @@ def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
     Raises:
       ValueError: if another one made them, or they are not of its size.
     """
-    base, own = trained.config_of(path, step), trained.identity(path, step)
+    base = trained.config_of(path, step)
+    own = features_dir.model_of({"checkpoint": trained.identity(path, step)})
     nesting = Nesting(tuple(base.nesting.dims))
     if features.train.z.shape[1] != nesting.full:
         raise ValueError(
             f"--train has {features.train.z.shape[1]} features, step {step} of --workdir={path} gives {nesting.full}"
         )
     for flag, found in (("--train", features.train), ("--test", features.test)):
-        made_by = found.info.identity["checkpoint"] if found.info.identity else own
-        if made_by != own:
+        made_by = features_dir.model_of(found.info.identity) or own
+        if not made_by.shares_space(own):
             raise ValueError(
-                f"{flag} holds features of step {made_by['step']} (manifest {made_by['manifest_sha256'][:8]}), not of "
-                f"step {step} of --workdir={path} ({own['manifest_sha256'][:8]}): its heads cannot answer for them; "
-                "embed with this checkpoint, or name the other one by --step"
+                f"{flag} holds features of {made_by}, not of --workdir={path}, {own}: its heads cannot answer for "
+                "them; embed with this checkpoint, or name the other one by --step"
             )
     return features._replace(nesting=nesting, known=True)
 
 
 def check_same_model(train: Features, test: Features) -> None:
     """Raises ValueError unless both are features of one model, of the same size and of the same classes."""
-    ours, theirs = features_dir.model_of(train.info), features_dir.model_of(test.info)
+    ours, theirs = (features_dir.model_of(found.info.identity) for found in (train, test))
     if ours and theirs and ours != theirs:
         raise ValueError(
             f"--train holds features of {ours}, --test those of another model, {theirs}: embed both with one "
             "checkpoint and the same --width and --recalibrate"
         )
     if train.z.shape[1] != test.z.shape[1]:
-        raise ValueError(f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: they are of two models")
+        raise ValueError(
+            f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: embed both with one checkpoint or one "
+            "export"
+        )
     names = train.info.label_names, test.info.label_names
     if all(names) and names[0] != names[1]:
         raise ValueError("--train and --test have different label names: a probe needs one set of classes")

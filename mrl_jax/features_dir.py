@@ -70,15 +70,27 @@ class Model(NamedTuple):
         own = f", recalibrated on {self.recalibrated} batches" if self.recalibrated else ""
         return f"step {self.step} of the checkpoint {self.manifest_sha256[:8]} at width {self.width:g}{own}"
 
+    def shares_space(self, other: "Model") -> bool:
+        """Whether both are of one checkpoint: its sub-models share a space, whatever their widths."""
+        return self._replace(width=other.width) == other
 
-def model_of(info: Info) -> Model | None:
-    """The model that made features; None where a user brought them. Features that name no width are of the whole."""
-    if not info.identity:
+
+def model_of(identity: Mapping[str, Any]) -> Model | None:
+    """The model that made features, by their `Info.identity`; None where a user brought them.
+
+    Features that name no width are of the whole. An export's checkpoint is the one that it was cut from.
+    """
+    if not identity:
         return None
-    checkpoint = info.identity["checkpoint"]
-    own = {**checkpoint, **info.identity}
+    checkpoint = identity["checkpoint"]
+    own = {**checkpoint, **identity}
     width, recalibrated = float(own.get("width", 1)), own.get("recalibrated", 0)
     return Model(checkpoint["step"], checkpoint["manifest_sha256"], width, recalibrated)
+
+
+def trained_dims(info: Info) -> tuple[int, ...]:
+    """The dims that were trained, of an export those of the model that it was cut from too."""
+    return tuple(sorted({*info.dims, *info.identity.get("checkpoint", {}).get("dims", ())}))
 
 
 class Features(NamedTuple):

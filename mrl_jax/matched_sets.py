@@ -112,7 +112,7 @@ def open_sets(
         matching, facts = _pairs(pathlib.Path(pairs), *(side.numbers for side in matched))
     else:
         matching, facts = _identities(first, second, [side.labels for side in matched], junk, camera_rule)
-    known = [set(found.info.dims) for found in (*own.values(), *others.values())]
+    known = [set(features_dir.trained_dims(found.info)) for found in (*own.values(), *others.values())]
     dims = tuple(sorted(set.intersection(*known)))
     q, g = ({name: found.z for name, found in side.items()} for side in pooled)
     rows = f"{matching.shape[0]} queries, {matching.shape[1]} gallery items"
@@ -130,9 +130,9 @@ def _sample(sets: Sets, count: int) -> Sets:
 
 def _made_by(queries: Mapping[str, Features], galleries: Mapping[str, Features]) -> dict[str, str]:
     """The checkpoint of each model; ValueError where one name stands for two of them."""
-    found = {name: features_dir.model_of(features.info) for name, features in queries.items()}
+    found = {name: features_dir.model_of(features.info.identity) for name, features in queries.items()}
     for name, features in galleries.items():
-        model = features_dir.model_of(features.info)
+        model = features_dir.model_of(features.info.identity)
         if found.setdefault(name, model) != model and model and found[name]:
             raise ValueError(
                 f"{name!r} has queries of {found[name]} and a gallery of {model}: embed both with one model, or give "
@@ -171,7 +171,7 @@ def _joined(where: str, parts: Sequence[Features]) -> Features:
     first, *others = parts
     for other in others:
         different = {
-            "model": features_dir.model_of(other.info) != features_dir.model_of(first.info),
+            "model": features_dir.model_of(other.info.identity) != features_dir.model_of(first.info.identity),
             "size": other.z.shape[1] != first.z.shape[1],
             "names of identities": other.info.label_names != first.info.label_names,
             "files": other.info.fields.keys() != first.info.fields.keys(),

@@ -7,7 +7,8 @@ python -m mrl_jax.search --gallery=g.npy --query=q.npy --index=indexes/x --targe
 
 The first call tries indexes, shortlists and re-rankings on a sample of the queries, chooses the fastest that meets the
 target (or the best within a budget), prints the Pareto front and writes plan.json, the index and pareto.png into
---index. Later calls answer from there. Targets: recall=SHARE of the exact full-dim answer, latency=MS a query,
+--index. Later calls answer from there. Features of two widths or exports of one checkpoint may differ in size: their
+common prefix is searched, if it was trained. Targets: recall=SHARE of the exact full-dim answer, latency=MS a query,
 mflops=MILLIONS a query, map_loss=POINTS of mean average precision (with labels).
 """
 
@@ -31,7 +32,7 @@ def make_plan(gallery: Gallery, gallery_labels, queries: Features, options, path
     if not indexes.available():
         raise ImportError("planning needs faiss: pip install 'mrl_jax[retrieval]'")
     target = planner.parse_target(options.target or DEFAULT_TARGET)
-    dims = choose_dims(options.dims, queries.info.dims, gallery.shape[1])
+    dims = choose_dims(options.dims, features_dir.trained_dims(queries.info), gallery.shape[1])
     sample = np.sort(np.random.default_rng(options.seed).permutation(len(queries.z))[: options.sample])
     labels = None
     if target.name == "map_loss":
@@ -128,23 +129,44 @@ def show(record: dict, names: tuple[str, ...] | None, count: int) -> str:
 def check_models(gallery: Features, queries: Features, across: bool) -> str:
     """What is known of the models of gallery and queries, in words; empty for those of files that a user brought.
 
-    Sub-models of one checkpoint share a space, whatever their widths. `across` allows any two of a size.
+    Sub-models of one checkpoint share a space, whatever their widths. `across` allows any two.
 
     Raises:
       ValueError: where they cannot be compared.
     """
-    if gallery.z.shape[1] != queries.z.shape[1]:
-        raise ValueError(
-            f"--gallery has {gallery.z.shape[1]} features, --query {queries.z.shape[1]}: they are of two models"
-        )
-    own, other = (features_dir.model_of(found.info) for found in (gallery, queries))
-    if own and other and own._replace(width=other.width) != other and not across:
+    own, other = (features_dir.model_of(found.info.identity) for found in (gallery, queries))
+    if own and other and not own.shares_space(other) and not across:
         raise ValueError(
             f"--gallery holds features of {own}, --query those of {other}: two models share no space unless they were "
             "trained to. Embed both with one checkpoint, at any width; or, where `python -m mrl_jax.compatibility` "
             "shows that one can search the other's gallery, add --across_models"
         )
     return f"Gallery: {own or 'not known'}; queries: {other or 'not known'}." if own or other else ""
+
+
+def common_prefix(gallery: Features, queries: Features) -> tuple[Features, Features]:
+    """Gallery and queries of as many features: where sub-models of one checkpoint differ in size, the smaller's.
+
+    Raises:
+      ValueError: where sizes differ and they are not known to be of one checkpoint, or the prefix was not trained.
+    """
+    sizes = gallery.z.shape[1], queries.z.shape[1]
+    if sizes[0] == sizes[1]:
+        return gallery, queries
+    own, other = (features_dir.model_of(found.info.identity) for found in (gallery, queries))
+    differ = f"--gallery has {sizes[0]} features, --query {sizes[1]}"
+    if not (own and other and own.shares_space(other)):
+        raise ValueError(
+            f"{differ}, and it is not known that both are of one checkpoint, so neither is cut: embed both with one "
+            "checkpoint or exports of it, or cut the larger one where the smaller is its prefix"
+        )
+    dims = features_dir.trained_dims(gallery.info if sizes[0] > sizes[1] else queries.info)
+    if min(sizes) not in dims:
+        raise ValueError(
+            f"{differ}: of the larger ones a prefix of {min(sizes)} was not trained, only {list(dims)}: embed the "
+            "smaller ones again, at one of these dims (`python -m mrl_jax.export --dim`) or all of them"
+        )
+    return tuple(found._replace(z=found.z[:, : min(sizes)]) for found in (gallery, queries))
 
 
 def main(argv: list[str]) -> None:
@@ -155,6 +177,10 @@ def main(argv: list[str]) -> None:
     models = check_models(source, queries, options.across_models)
     if models:
         print(models)
+    sizes = source.z.shape[1], queries.z.shape[1]
+    source, queries = common_prefix(source, queries)
+    if sizes[0] != sizes[1]:
+        print(f"--gallery has {sizes[0]} features, --query {sizes[1]}: the first {min(sizes)} of both are compared.")
     for name in ("k", "batch", "sample", "show"):
         if getattr(options, name) < 0 or (name == "sample" and not options.sample):
             raise ValueError(f"--{name}={getattr(options, name)} must be positive")

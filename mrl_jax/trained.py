@@ -163,7 +163,18 @@ def head(path: pathlib.Path, step: int) -> dict[str, Any]:
     return {f"head/{name}": value for name, value in found["params"]["head"].items()}
 
 
+_OF_EXPORTS = ("step", "manifest_sha256", "width", "dims", "recalibrated")
+
+
 def identity(path: pathlib.Path, step: int) -> dict[str, Any]:
-    """What tells a checkpoint from any other: its step and the SHA-256 of its manifest, which lists every file's."""
+    """What tells a checkpoint from any other: its step and the SHA-256 of its manifest, which lists every file's.
+
+    An export is a sub-model of the checkpoint that it was cut from: it has that one's, with the width and the dims that
+    were trained at it.
+    """
+    origin = checkpoints.read_run(path / "checkpoints", step).get("init") or {}
+    # A training that goes on from an export keeps this record at later steps, where the weights are no longer its.
+    if "width" in origin and origin["step"] == step:
+        return {name: origin[name] for name in _OF_EXPORTS if name in origin}
     manifest = path / "checkpoints" / str(step) / checkpoints.MANIFEST
     return {"step": step, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}

@@ -232,7 +232,7 @@ def test_recalibrated_features_are_those_of_recalibrated_variables_and_say_so(wo
     expected, _ = run.model.apply(variables, {"image": images}, train=False)
     np.testing.assert_allclose(found.z, expected, rtol=1e-3, atol=1e-4)
     assert np.abs(found.z - plain.z).max() > 0.1
-    assert "recalibrated on 2 batches" in str(features_dir.model_of(found.info))
+    assert "recalibrated on 2 batches" in str(features_dir.model_of(found.info.identity))
     with pytest.raises(ValueError, match=r"--test those of another model, .* recalibrated on 2 batches"):
         feature_pairs.check_same_model(plain, found)
     with pytest.raises(ValueError, match=r"identity\.recalibrated"):

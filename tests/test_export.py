@@ -8,7 +8,23 @@ import pytest
 import tiny
 from command import finish, start
 
-from mrl_jax import checkpoints, costs, evaluate, export, narrow, parts, results, train, trained, trees, weights
+from mrl_jax import (
+    checkpoints,
+    costs,
+    evaluate,
+    export,
+    extract,
+    features_dir,
+    matched_sets,
+    narrow,
+    parts,
+    results,
+    search,
+    train,
+    trained,
+    trees,
+    weights,
+)
 from mrl_jax import config as defaults
 
 MODEL = defaults.vit("mu/8") | {"widths": (0.5, 1.0), "private_norm": True}
@@ -83,6 +99,38 @@ def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, expor
     values = json.loads((run / "results" / "knn.json").read_text())["values"]
     assert rows["w0.5/d8"]["accuracy"] == {"knn top1": values["w0.5/top1@8"]}
     assert costs.accuracies(run, 1) == {}
+
+
+def embed(path, out, width=1.0):
+    """Features of the test split."""
+    config = trained.over(trained.config_of(path, 2), None, "test", None, None)
+    extract.extract(path, 2, config, out, width=width)
+    return features_dir.open_features(out)
+
+
+def test_an_export_searches_as_the_sub_model_that_it_is(run, exported, tmp_path):
+    whole, narrow = embed(run, tmp_path / "whole"), embed(run, tmp_path / "narrow", width=0.5)
+    phone = embed(exported[0], tmp_path / "phone")
+    assert features_dir.model_of(phone.info.identity) == features_dir.model_of(narrow.info.identity)
+    assert "queries: step 2 of the checkpoint" in search.check_models(whole, phone, across=False)
+    gallery, queries = search.common_prefix(whole, phone)
+    assert (gallery.z.shape, queries.z.shape) == ((48, 8), (48, 8))
+    np.testing.assert_allclose(queries.z, narrow.z[:, :8], atol=1e-5)
+    # One name is one model: the export's queries and the gallery of its width.
+    sides = {"m": str(tmp_path / "phone")}, {"m": str(tmp_path / "narrow")}
+    assert matched_sets.open_sets(*sides).dims == (4, 8, 32)
+    with pytest.raises(ValueError, match=r"'m' has queries of .* at width 0\.5 and a gallery of .* at width 1"):
+        matched_sets.open_sets(sides[0], {"m": str(tmp_path / "whole")})
+
+
+def test_an_export_of_an_export_is_of_the_first_checkpoint_but_trained_on_it_is_another(run, exported, tmp_path):
+    export.export(exported[0], 2, 1.0, 4, tmp_path / "small", rows=1)
+    whole, identity = trained.identity(run, 2), trained.identity(tmp_path / "small", 2)
+    assert identity == whole | {"width": 0.5, "dims": [4, 8, 32]} == trained.identity(exported[0], 2)
+    later = tmp_path / "small" / "checkpoints" / "3"
+    later.mkdir()
+    (later / checkpoints.MANIFEST).write_bytes((later.parent / "2" / checkpoints.MANIFEST).read_bytes())
+    assert trained.identity(tmp_path / "small", 3)["manifest_sha256"] != whole["manifest_sha256"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mrl_jax import features_dir
 from mrl_jax.evals import plans
 from mrl_jax.evals.gallery import Gallery
 from mrl_jax.evals.settings import Setting
-from mrl_jax.search import check_k, check_models, choose_dims
+from mrl_jax.search import check_k, check_models, choose_dims, common_prefix
 
 pytest.importorskip("faiss")
 
@@ -49,15 +49,15 @@ def test_plans_once_then_serves(files):
     assert "was planned for another gallery" in search(files, expect=1, gallery="other.npy")
     assert "error: --k=3001: --gallery has 3000 rows" in search(files, "--k=3001", expect=1)
     assert "has a plan already" in search(files, "--target=recall=0.5", expect=1)
-    assert "they are of two models" in search(files, expect=1, gallery="narrow.npy")
+    assert "not known that both are of one checkpoint" in search(files, expect=1, gallery="narrow.npy")
     assert (files / "index" / "plan.json").read_bytes() == before
 
 
-def of_model(width=None, sha="a" * 64, step=7, dim=4):
+def of_model(width=None, sha="a" * 64, step=7, dim=4, dims=()):
     identity = {"checkpoint": {"step": step, "manifest_sha256": sha}, "dataset": {}, "dtype": "float32"}
     identity |= {} if width is None else {"width": width}
-    info = features_dir.Info(1, identity=identity if sha else {})
-    return features_dir.Features(np.zeros((3, dim), np.float32), np.zeros(3, np.int32), info)
+    info = features_dir.Info(1, dims, identity=identity if sha else {})
+    return features_dir.Features(np.arange(3 * dim).reshape(3, dim), np.zeros(3, np.int32), info)
 
 
 def test_sub_models_of_one_checkpoint_search_each_others_galleries():
@@ -71,8 +71,21 @@ def test_sub_models_of_one_checkpoint_search_each_others_galleries():
         ):
             check_models(of_model(), other, False)
         assert check_models(of_model(), other, True)
-    with pytest.raises(ValueError, match="they are of two models"):
-        check_models(of_model(), of_model(dim=5), True)
+
+
+def test_sub_models_of_other_sizes_are_compared_at_a_prefix_that_was_trained():
+    large, small = of_model(dim=8, dims=(4, 8)), of_model(0.5, dims=(4,))
+    for gallery, queries in ((large, small), (small, large)):
+        found = common_prefix(gallery, queries)
+        np.testing.assert_array_equal(found[0].z, gallery.z[:, :4])
+        np.testing.assert_array_equal(found[1].z, queries.z[:, :4])
+    assert common_prefix(large, large)[0].z is large.z
+    message = r"--gallery has 8 features, --query 5: .* prefix of 5 was not trained, only \[4, 8\]: .*export --dim"
+    with pytest.raises(ValueError, match=message):
+        common_prefix(large, of_model(dim=5, dims=(5,)))
+    for other in (of_model(sha=""), of_model(sha="b" * 64)):
+        with pytest.raises(ValueError, match=r"--query 4, and it is not known .* embed both with one checkpoint or"):
+            common_prefix(large, other)
 
 
 def test_recalibrated_features_are_of_another_model():

@@ -90,10 +90,14 @@ def policy(subject: Subject, *, policy: str) -> Finding:
     dims, data = dims_of(subject.pair.nesting, found_policy.dims), found_policy.calibrated_on.get("data")
     ours = subject.pair.test.info.identity
     if data and ours and data["checkpoint"] != ours["checkpoint"]:
+        # Of an export the width may be all that differs.
+        learned, own = (
+            f"step {c['step']} (manifest {c['manifest_sha256'][:8]}, width {c.get('width', 1):g})"
+            for c in (data["checkpoint"], ours["checkpoint"])
+        )
         raise ValueError(
-            f"--policy={policy} was learned with step {data['checkpoint']['step']} (manifest "
-            f"{data['checkpoint']['manifest_sha256'][:8]}), not with step {ours['checkpoint']['step']} "
-            f"({ours['checkpoint']['manifest_sha256'][:8]}): learn one with `python -m mrl_jax.study adaptive`"
+            f"--policy={policy} was learned with {learned}, not with {own}: learn one with `python -m mrl_jax.study "
+            "adaptive`"
         )
     found = answers.decide(subject.pair.test.z, heads_at(subject, dims), found_policy.confidence)
     right = adaptive.correct(found.predicted_GxN, subject.labels)
