@@ -218,6 +218,7 @@ def main(argv: list[str]) -> None:
     unknown = int((~known).sum())
     by_default = VERIFICATION if options.pairs else METRICS + ((UNKNOWN,) if unknown else ())
     metrics = tuple(options.metrics) or by_default
+    compatibility.check_rates(sets.matching, known, metrics)
     facts = [*sets.facts, *([f"{unknown} queries have nothing to find; only tpir asks them"] if unknown else [])]
     sets = sets._replace(facts=facts)
     print("; ".join(facts) + ".")

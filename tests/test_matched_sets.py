@@ -95,13 +95,29 @@ def test_features_of_other_rows_are_refused(models, tmp_path, change, message):
 def test_one_camera_alone_leaves_nothing_to_find(models, tmp_path):
     z = np.ones((12, 8))
     one = {"m": save(tmp_path / "one", z, cameras=np.zeros(12, int))}
-    with pytest.raises(ValueError, match="none by another camera: nothing to find"):
+    with pytest.raises(ValueError, match=r"of its identity by another camera: .*--camera_rule=off"):
         compatibility.compatibility.check_known(open_sets(one, one).matching)
+    strangers = {"m": save(tmp_path / "strangers", z, IDS + 4, np.zeros(12, int))}
+    with pytest.raises(ValueError, match=r"of its identity: nothing to find; name the queries and the gallery of one"):
+        compatibility.compatibility.check_known(open_sets(one, strangers).matching)
     assert compatibility.compatibility.check_known(open_sets(one, one, camera_rule="off").matching).all()
     none = {"m": save(tmp_path / "none", z, cameras=None)}
     assert open_sets(one, none).matching.query_cameras is None
     with pytest.raises(ValueError, match=r"camera_rule=on: queries and galleries need cameras\.npy"):
         open_sets(one, none, camera_rule="on")
+
+
+def test_a_rate_among_what_is_not_there_is_refused_before_ranking(models):
+    matching_ = open_sets(*models).matching
+    known = compatibility.compatibility.check_known(matching_)
+    compatibility.compatibility.check_rates(matching_, known, ["map", "tar@0.1"])
+    message = r"--metrics=map,tpir@0\.1: tpir@0\.1 cannot be measured: .* all 12 have something: leave it out, or add"
+    with pytest.raises(ValueError, match=message):
+        compatibility.compatibility.check_rates(matching_, known, ["map", "tpir@0.1"])
+    compatibility.compatibility.check_rates(matching_, np.arange(12) > 0, ["tpir@0.1"])
+    z, one = {"m": np.ones((3, 2), np.float32)}, np.zeros(3, int)
+    with pytest.raises(ValueError, match=r"--metrics=tar@0\.1: tar@0\.1 cannot .* all pairs are of one: leave it out"):
+        cross_matrix(z, z, one, one, metric="tar@0.1")
 
 
 def manifest(path, names, step=1):
@@ -305,5 +321,8 @@ def test_the_command(models, tmp_path):
     assert "error: --independent=x must be one of both" in output
     output = command.finish(command.start("mrl_jax.compatibility", *flags, "--difficulty=hard"), expect=1)
     assert "error: --difficulty needs --ground_truth, whose lists say what counts" in output
+    output = command.finish(command.start("mrl_jax.compatibility", *flags, "--metrics=map,tpir@0.1"), expect=1)
+    assert "error: --metrics=map,tpir@0.1: tpir@0.1 cannot be measured" in output
+    assert "old in old" not in output
     output = command.finish(command.start("mrl_jax.compatibility", *flags, "--pairs=p", "--junk=3"), expect=1)
     assert "error: --junk cannot go with --pairs, whose lists say what counts" in output

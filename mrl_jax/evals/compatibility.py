@@ -4,6 +4,7 @@ Row i, column j: queries embedded by model i, gallery by model j (self-test on t
 are widths of one network, its nested dims, or an old model and its successor.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import scipy.special
 from mrl_jax.choices import choose
 from mrl_jax.evals import rankings
 from mrl_jax.evals.exact import check
-from mrl_jax.evals.matching import Identities, Matching, known
+from mrl_jax.evals.matching import Identities, Matching, impostors, known
 
 TILE = 2**24  # scores of a metric of single queries alive at once
 GRID = 2**24  # of cosines: float32 holds every multiple of 1 / GRID in -1..1, and is no finer next to 1
@@ -74,13 +75,14 @@ def cross_matrix(
       The matrix (models of queries, models of galleries), float64, and the names of its rows and columns.
 
     Raises:
-      ValueError: for arrays that do not fit together, an unknown metric, or where no query has a relevant item.
+      ValueError: for arrays that do not fit together, an unknown metric, where no query has a relevant item, or
+        where a rate has nothing to be of.
     """
     query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
     _check(queries, galleries, query_ids, gallery_ids, query_cameras, gallery_cameras)
     found = Identities(query_ids, gallery_ids, query_cameras, gallery_cameras, np.isin(gallery_ids, list(junk_ids)))
     check_metrics([metric])
-    check_known(found)
+    check_rates(found, check_known(found), [metric])
     matrix = [[measure(q, g, found, [metric])[metric] for g in galleries.values()] for q in queries.values()]
     return np.array(matrix), Names(tuple(queries), tuple(galleries))
 
@@ -134,10 +136,31 @@ def check_metrics(metrics: Sequence[str]) -> None:
 def check_known(matching: Matching) -> np.ndarray:
     """Which queries (Q,) have an item to find; ValueError where none has."""
     known_Q = known(matching, TILE)
-    if not known_Q.any():
-        cause = ", or none by another camera" if getattr(matching, "query_cameras", None) is not None else ""
-        raise ValueError(f"none of {len(known_Q)} queries has a gallery item of its identity{cause}: nothing to find")
-    return known_Q
+    if known_Q.any():
+        return known_Q
+    none = f"none of {len(known_Q)} queries has a gallery item of its identity"
+    ruled = isinstance(matching, Identities) and matching.query_cameras is not None
+    if ruled and known(dataclasses.replace(matching, query_cameras=None, gallery_cameras=None), TILE).any():
+        raise ValueError(f"{none} by another camera: --camera_rule=off (from Python: no cameras) counts its own too")
+    raise ValueError(f"{none}: nothing to find; name the queries and the gallery of one set")
+
+
+def check_rates(matching: Matching, known_Q: np.ndarray, metrics: Sequence[str]) -> None:
+    """Raises ValueError for a metric at a rate among what is not there; `known_Q` is that of `check_known`."""
+    for name in metrics:
+        kind, problem = _parse(name).kind, ""
+        if kind == "tpir" and known_Q.all():
+            problem = (
+                f"its rate is that of queries with nothing to find, and all {len(known_Q)} have something: leave it "
+                "out, or add queries of identities that the gallery lacks"
+            )
+        elif kind == "tar" and not impostors(matching, TILE):
+            problem = (
+                "its rate is that of pairs of two identities, and all pairs are of one: leave it out, or add items of "
+                "other identities"
+            )
+        if problem:
+            raise ValueError(f"--metrics={','.join(metrics)}: {name} cannot be measured: {problem}")
 
 
 def compatible_pairs(matrix_mxm: np.ndarray) -> Compatibility:

@@ -1,7 +1,7 @@
 """Which gallery items are right for a query, and which are as if they were not there; a tile of queries at a time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -138,10 +138,18 @@ def _share(query_ids: np.ndarray, gallery_ids: np.ndarray) -> np.ndarray:
 
 def known(matching: Matching, tile: int) -> np.ndarray:
     """Which queries (Q,) have a valid relevant item; `tile` scores are alive at once."""
+    return np.concatenate([(relevant & valid).any(axis=1) for relevant, valid in _tiles(matching, tile)])
+
+
+def impostors(matching: Matching, tile: int) -> bool:
+    """Whether any valid item is not relevant to a query; `tile` scores are alive at once."""
+    return any((~relevant & valid).any() for relevant, valid in _tiles(matching, tile))
+
+
+def _tiles(matching: Matching, tile: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     queries, gallery = matching.shape
     rows = max(tile // gallery, 1)
-    parts = (matching.tile(slice(first, first + rows)) for first in range(0, queries, rows))
-    return np.concatenate([(relevant & valid).any(axis=1) for relevant, valid in parts])
+    return (matching.tile(slice(first, first + rows)) for first in range(0, queries, rows))
 
 
 def pool_templates(z_NxD: np.ndarray, template_N: np.ndarray, media_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
