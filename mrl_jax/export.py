@@ -4,16 +4,18 @@ python -m mrl_jax.export --workdir=runs/sfsc --width=0.25 --dim=64 --out=exports
 python -m mrl_jax.export --workdir=runs/q --dim=16 --out=exports/q16               # one width: its head and prefix cut
 
 OUT holds checkpoints/ (embed, evaluate, convert and --config.init.path take the folder as that of a run), the weights
-as model.safetensors, and a function from uint8 images (B, H, W, C) of any B to {"embedding": (B, dim), "logits": (B,
-classes)}, float32, its weights within: model.jax_export for `jax.export.deserialize(bytes).call(images)` in a JAX that
-has nothing else of this project, model.stablehlo as portable StableHLO bytecode for other runtimes. What it computes is
-compared with the whole model on random images before anything is kept. costs.json
-and the printed table have operations, parameters, latency and accuracy of every (width, dim) of the run.
+as model.safetensors, and a function from uint8 images (B, H, W, C) to {"embedding": (B, dim), "logits": (B, classes)},
+float32, its weights within. model.jax_export is for `jax.export.deserialize(bytes).call(images)` in a JAX that has
+nothing else of this project, on CPU, GPU or TPU and of any B. model.stablehlo is for other runtimes: portable StableHLO
+bytecode lowered for a CPU, whose main takes --batch images and returns the embedding, then the logits. What the
+sub-model computes is compared with the whole model on random images before anything is kept. costs.json and the printed
+table have operations, parameters, latency and accuracy of every (width, dim) of the run.
 """
 
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,7 +41,7 @@ def export(
       width: of those trained.
       dim: of the embedding, 1 to that width's; 0 for all of it.
       out: the folder to make.
-      rows: images at once, for the latency.
+      rows: images at once, of model.stablehlo and for the latency.
       recalibrate: so many training batches that BatchNorm's statistics are computed anew from first; 0: as they are.
 
     Raises:
@@ -69,6 +71,7 @@ def export(
         origin = {"path": str(path), "width": width, "dims": list(run.model.nestings[width].dims)}
         origin |= trained.identity(path, step) | ({"recalibrated": recalibrate} if recalibrate else {})
         _write(unfinished, path, step, alone, state, origin)
+        _write_functions(unfinished, alone, jax.device_get(variables_of(state)), rows)
         writers.write_json(unfinished / "costs.json", costs.record(table, rows))
         os.replace(unfinished, out)
     finally:
@@ -86,17 +89,19 @@ def _write(out: pathlib.Path, path: pathlib.Path, step: int, alone, state, origi
     saver.close()
     variables = jax.device_get(variables_of(state))
     weights.save(out / "model.safetensors", variables, narrow.about(alone, record, variables, origin))
-    function = _function(alone, variables)
-    (out / "model.jax_export").write_bytes(function.serialize())
-    (out / "model.stablehlo").write_bytes(function.mlir_module_serialized)
 
 
-def _function(alone, variables) -> jax.export.Exported:
-    """The function with its weights within, the number of images left open."""
-    (rows,) = jax.export.symbolic_shape("B")
-    shape = (rows, *alone.abstract_batch["image"].shape[1:])
+def _write_functions(out: pathlib.Path, alone, variables, rows: int) -> None:
+    """The function with its weights within, for JAX and for other runtimes."""
     call = jax.jit(lambda images: narrow.outputs(alone, variables, images, 1.0, alone.nesting.full))
-    return jax.export.export(call, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))
+
+    def exported(batch: Any, platforms: Sequence[str]) -> jax.export.Exported:
+        shape = (batch, *alone.abstract_batch["image"].shape[1:])
+        return jax.export.export(call, platforms=platforms)(jax.ShapeDtypeStruct(shape, np.uint8))
+
+    (out / "model.jax_export").write_bytes(exported(*jax.export.symbolic_shape("B"), PLATFORMS).serialize())
+    # Several platforms would be one more argument, and an open number of images a check that only JAX knows.
+    (out / "model.stablehlo").write_bytes(exported(rows, PLATFORMS[:1]).mlir_module_serialized)
 
 
 def main(argv: list[str]) -> None:
@@ -118,6 +123,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("dim", 0, "Features of the embedding, trained or not; by default all of them.")
     flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
     flags.DEFINE_string("out", None, "The folder to make; it must not exist.")
-    flags.DEFINE_integer("batch", 1, "Images at once, for the latency in the table.")
+    flags.DEFINE_integer("batch", 1, "Images at once: of model.stablehlo, and for the latency.")
     flags.mark_flags_as_required(["workdir", "out"])
     commands.run(main)

@@ -1,12 +1,17 @@
 """A sub-model alone: what it holds, what it computes, what it costs."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 import tiny
 from command import finish, start
+from jax.extend import backend
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
+from jaxlib._jax import DeviceList
 
 from mrl_jax import (
     checkpoints,
@@ -15,6 +20,7 @@ from mrl_jax import (
     export,
     extract,
     features_dir,
+    indexes,
     matched_sets,
     narrow,
     parts,
@@ -133,6 +139,23 @@ def test_an_export_of_an_export_is_of_the_first_checkpoint_but_trained_on_it_is_
     assert trained.identity(tmp_path / "small", 3)["manifest_sha256"] != whole["manifest_sha256"]
 
 
+def test_other_runtimes_get_a_function_of_images_alone(exported):
+    out, _ = exported
+    code = (out / "model.stablehlo").read_bytes()
+    module = str(stablehlo.deserialize_portable_artifact(ir.Context(), code))
+    (main,) = re.findall(r"func\.func public @main\((.*?)\) ->", module)
+    assert main == "%arg0: tensor<2x16x16x1xui8>"
+    assert not re.findall(r"custom_call|\?x", module)
+    # Compiled as it stands, without what JAX knows of it.
+    devices = DeviceList(tuple(jax.devices("cpu")[:1]))
+    program = backend.get_backend("cpu").compile_and_load(code, devices)
+    images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
+    embedding, logits = program.execute([jax.device_put(images, jax.devices("cpu")[0])])
+    expected = jax.export.deserialize((out / "model.jax_export").read_bytes()).call(images)
+    np.testing.assert_allclose(embedding, expected["embedding"], atol=1e-5)
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("width", "dim", "message"),
     [
@@ -224,5 +247,9 @@ def test_the_commands(run):
     assert narrow.shape == (48, 32)
     assert np.load(run.parent / "f" / "test" / "features.npy").shape == (48, 4)
     assert json.loads((run.parent / "g" / "test" / "manifest.json").read_text())["identity"]["width"] == 0.5
+    if indexes.available():
+        sides = f"--gallery={run.parent}/g/test", f"--query={run.parent}/f/test"
+        shown = finish(start("mrl_jax.search", *sides, f"--index={run.parent}/i", "--kinds=flat", "--show=1"))
+        assert "--gallery has 32 features, --query 4: the first 4 of both are compared." in shown
     refused = finish(start("mrl_jax.embed", f"--workdir={run}", f"--out={run.parent}/h", "--width=0.25"), expect=1)
     assert "error: --width=0.25 was not trained" in refused
