@@ -199,6 +199,22 @@ def test_bad_features_are_one_clear_error(run, tmp_path):
         KINDS["gradcam"](subject(run, tmp_path), rows=(40,))
 
 
+def test_depths_and_shortlists_that_cannot_be_are_refused_before_any_search(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("mrl_jax.evals.exact.search", None)
+    small, own = SMALL["retrieval"], subject(run, tmp_path)
+    cases = [
+        ({"shortlist": 0}, "--shortlist=0 must be at least 5, the first of --ks"),
+        ({"shortlists": (6, 9999)}, r"--shortlists=6,9999: \[9999\] are not in 5\.\.40, from the first of --ks"),
+        ({"shortlists": (4,)}, r"--shortlists=4: \[4\] are not in 5\.\.40"),
+        ({"ks": (5, 41)}, r"--ks=5,41: give depths in 1\.\.40"),
+        ({"ks": (0,)}, "--ks=0: give depths"),
+        ({"ks": ()}, "--ks=: give depths"),
+    ]
+    for change, message in cases:
+        with pytest.raises(ValueError, match=message):
+            KINDS["retrieval"](own, **small | change)
+
+
 def test_labels_beyond_the_classes_are_refused(run, tmp_path):
     path, pair = run
     wrong = pair._replace(test=pair.test._replace(labels=np.asarray(pair.test.labels) + 3))
