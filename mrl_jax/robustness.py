@@ -223,9 +223,9 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--severities={','.join(options.severities)} must be of {list(corruptions.SEVERITIES)}")
     baseline = read_baseline(options.baseline, kinds, severities) if options.baseline else {}
     step = trained.choose_step(path, options.step)
-    split = trained.config_of(path, step).data.eval_split
-    for name in options.set:
-        locate(name, split)
+    data = trained.config_of(path, step, data_dir=options.data_dir).data
+    for name in options.set:  # what is not there is told before anything is embedded
+        sources.load(*locate(name, data.eval_split), data_dir=data.dir)
     subject = open_subject(path, step, trained.whole_numbers(options.dims), options.data_dir)
     if options.set:
         report(subject, "shifted", *shifted(subject, options.set), "top1")

@@ -1,5 +1,7 @@
 """Robustness of a checkpoint: every number against the features it comes from."""
 
+import types
+
 import command
 import numpy as np
 import pytest
@@ -55,6 +57,15 @@ def test_names_of_sets(subject):
     assert robustness.locate("tfds:z", "val") == ("tfds:z", "val")
     with pytest.raises(ValueError, match=r"'imagenet_s' is neither.*did you mean"):
         robustness.locate("imagenet_s", "val")
+
+
+def test_a_set_that_is_not_there_is_told_before_anything_is_embedded(subject, monkeypatch):
+    given = {"workdir": subject[0].path, "step": None, "set": ["synthetic", "array_record:none@test"], "dims": []}
+    given |= {"corruptions": [], "severities": ["1"], "baseline": None, "data_dir": "nowhere"}
+    monkeypatch.setattr(robustness.flags, "FLAGS", types.SimpleNamespace(**given))
+    monkeypatch.setattr(robustness, "open_subject", None)
+    with pytest.raises(FileNotFoundError, match=r"'array_record:none': there is no .* in nowhere/none\. Make it with"):
+        robustness.main([])
 
 
 @pytest.mark.slow
