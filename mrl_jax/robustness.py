@@ -5,7 +5,8 @@ python -m mrl_jax.robustness --workdir=runs/mrl --set=imagenet_v2 --set=imagenet
 python -m mrl_jax.robustness --workdir=runs/q --set=array_record:sketches@test --corruptions=fog,jpeg --severities=3
 python -m mrl_jax.robustness --workdir=runs/q --baseline=runs/ff256            # errors in units of that run's
 
-Accuracy of the trained heads and of the nearest training image, at every dim. A set is one of the names below, or a
+Accuracy of the trained heads and of the nearest training image, mAP@10 and P@10 of the training images found for each,
+at every dim. A set is one of the names below, or a
 data set as config.data.name takes it, with @SPLIT where that is not the run's eval split; its classes are found by
 their names. Writes results/shifted.json and results/corruptions.json with a plot each. Features are computed once, and
 kept below WORKDIR/features; the same command after a kill goes on.
@@ -40,6 +41,7 @@ SETS = {
     "imagenet_sketch": ("tfds:imagenet_sketch", "test"),
 }
 CLEAN = "clean"
+RETRIEVAL = f"map@{robustness.DEPTH}", f"precision@{robustness.DEPTH}"
 # Measures of which the error is averaged over corruptions, and where they are found.
 METRICS = {"top1": "top1", "knn_top1": "nearest"}
 
@@ -184,10 +186,13 @@ def read_baseline(path: str, kinds: Sequence[str], severities: Sequence[int]) ->
 
 def _values(name: str, found: Accuracies, dims: Sequence[int]) -> dict[str, float]:
     curves = {"top1": found.top1, "top5": found.top5, "knn_top1": found.nearest}
+    curves |= {RETRIEVAL[0]: found.map, RETRIEVAL[1]: found.precision}
     return {f"{name}_{metric}@{dim}": v for metric, curve in curves.items() for dim, v in zip(dims, curve)}
 
 
-def report(subject: Subject, name: str, values: Mapping[str, float], details: Mapping[str, Any], columns: str) -> None:
+def report(
+    subject: Subject, name: str, values: Mapping[str, float], details: Mapping[str, Any], columns: tuple[str, ...]
+) -> None:
     """Prints the values whose names end in `columns`, and writes results/NAME.json and plots/NAME.png."""
     shown = {k: v for k, v in values.items() if results.split_name(k)[0].endswith(columns)}
     print(results.table({name: shown}, subject.nesting, subject.step))
@@ -228,9 +233,9 @@ def main(argv: list[str]) -> None:
         sources.load(*locate(name, data.eval_split), data_dir=data.dir)
     subject = open_subject(path, step, trained.whole_numbers(options.dims), options.data_dir)
     if options.set:
-        report(subject, "shifted", *shifted(subject, options.set), "top1")
+        report(subject, "shifted", *shifted(subject, options.set), ("top1", *RETRIEVAL))
     if kinds:
-        report(subject, "corruptions", *corrupted(subject, kinds, severities, baseline), "_top1")
+        report(subject, "corruptions", *corrupted(subject, kinds, severities, baseline), ("_top1",))
 
 
 if __name__ == "__main__":

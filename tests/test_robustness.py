@@ -46,7 +46,9 @@ def test_another_set_of_the_same_classes_and_the_error_of_one_without_names(subj
     values, details = robustness.shifted(subject, [name])
     label = name.replace("@", "_")
     assert details[label]["rows"] == 20
-    assert set(values) == {f"{label}_{m}@{d}" for m in ("top1", "top5", "knn_top1") for d in DIMS}
+    assert set(values) == {
+        f"{label}_{m}@{d}" for m in ("top1", "top5", "knn_top1", "map@10", "precision@10") for d in DIMS
+    }
     with pytest.raises(ValueError, match=r"has 5 classes without names, training 6"):
         robustness.shifted(subject, ["synthetic:size=16,channels=1,classes=5,examples=20"])
 

@@ -1,4 +1,6 @@
-"""Accuracy where the images have changed and the classes have not: at every dim, by the trained heads and by 1-NN.
+"""Accuracy and retrieval where the images have changed and the classes have not, at every dim.
+
+The trained heads classify, and the nearest row of a gallery that has not changed; its DEPTH nearest are the retrieval.
 
 A set that shows only some of the classes is classified among those (MRL, section 5: ImageNet-A and -R have 200 of the
 1,000). Which they are is told by the names of the classes on both sides, never by their numbers.
@@ -12,6 +14,10 @@ import numpy as np
 
 from mrl_jax.evals.classification import ranks
 from mrl_jax.evals.exact import search
+from mrl_jax.evals.retrieval import metrics
+from mrl_jax.evals.retrieval_study import counts
+
+DEPTH = 10  # of the retrieval metrics
 
 
 class Accuracies(NamedTuple):
@@ -20,6 +26,8 @@ class Accuracies(NamedTuple):
     top1: list[float]
     top5: list[float]
     nearest: list[float]
+    map: list[float]
+    precision: list[float]
 
 
 def match_classes(
@@ -75,7 +83,7 @@ def accuracies(
     logits: Callable[[jax.Array, int], jax.Array],
     dims: Sequence[int],
 ) -> Accuracies:
-    """Accuracy of the heads among the classes that occur in the set, and that of the nearest row of the gallery.
+    """Accuracy of the heads among the classes that occur in the set, and what the gallery's nearest rows are worth.
 
     Args:
       queries_NxD: features of the set.
@@ -84,6 +92,9 @@ def accuracies(
       gallery_labels_M: their classes.
       logits: `(z_BxD, dim) -> (B, C)`.
       dims: increasing.
+
+    Raises:
+      ValueError: for a gallery of fewer than DEPTH rows, or what `exact.search` refuses.
     """
     shown = np.unique(labels_N)
     position = np.full(int(shown[-1]) + 1, -1)
@@ -93,8 +104,10 @@ def accuracies(
         rank = ranks(queries_NxD, position[labels_N], lambda z, dim=dim: logits(z, dim)[:, shown])
         top1.append(float(np.mean(rank < 1)))
         top5.append(float(np.mean(rank < 5)))
-    found = gallery_labels_M[search(queries_NxD, gallery_MxD, tuple(dims), 1)[1][..., 0]]
-    return Accuracies(top1, top5, (found == labels_N[None]).mean(axis=1).tolist())
+    found = gallery_labels_M[search(queries_NxD, gallery_MxD, tuple(dims), DEPTH)[1]]
+    relevant_N = counts(gallery_labels_M, labels_N)
+    ranked = [metrics(found_NxK, labels_N, DEPTH, relevant_N) for found_NxK in found]
+    return Accuracies(top1, top5, *([each[name] for each in ranked] for name in ("top1", "map", "precision")))
 
 
 def mean_corruption_error(error_KxS: np.ndarray, baseline_KxS: np.ndarray | None = None) -> float:

@@ -34,8 +34,12 @@ def test_only_the_classes_of_the_set_compete():
         logits[:, [1, 2]] = -np.inf
         assert found.top1[g] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
         unit = [x[:, :m] / np.linalg.norm(x[:, :m], axis=1, keepdims=True) for x in (z, gallery)]
-        expected = gallery_labels[(unit[0] @ unit[1].T).argmax(axis=1)] == labels
-        assert found.nearest[g] == pytest.approx(expected.mean())
+        order = np.argsort(-(unit[0] @ unit[1].T), axis=1)[:, :10]
+        hits = gallery_labels[order] == labels[:, None]
+        assert found.nearest[g] == pytest.approx(hits[:, 0].mean())
+        assert found.precision[g] == pytest.approx(hits.mean())
+        precisions = np.cumsum(hits, axis=1) / np.arange(1, 11) * hits  # there are more than 10 rows of each class
+        assert found.map[g] == pytest.approx(precisions.sum(axis=1).mean() / 10)
     assert found.top5 == [1.0, 1.0], "of three classes one is always among five"
 
 
