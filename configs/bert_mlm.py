@@ -13,8 +13,8 @@ Expected, published, accuracy at 12 to 768 dims: MRL 59.92 62.05 63.40 64.15 64.
 
 `:small` is BERT-Tiny, for texts of 64 tokens from a corpus of some megabytes and a vocabulary of some thousands, on two
 CPU cores; `python -m experiments.texts` prepares one and runs it. About 40 minutes at the 110 texts a second that two
-shared cores gave; a first run, with the norm after the branches, knew no more than the frequencies of pieces after 350
-steps. Not run to its end by us.
+shared cores gave. Not run to its end by us: after 900 of its steps, on 10,033 beginnings of Wikipedia articles, it knew
+no more than the frequencies of pieces (loss 6.65 at 128 dims).
 """
 
 import ml_collections

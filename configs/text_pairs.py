@@ -10,7 +10,9 @@ are cut and then normalised at each of seven dims. 10,000 steps of 1,024 pairs, 
 0: ours, as no recipe of a paper is followed, and not run by us. With hard negatives:
 `--config.data.text.negatives=K`.
 
-`:small` is a BERT-Tiny from scratch, for two CPU cores; `python -m experiments.text_pairs` runs and measures it.
+`:small` is a BERT-Tiny from scratch, for two CPU cores; `python -m experiments.text_pairs` runs and measures it, at 300
+steps about 3 minutes a run. Expected: experiments/results/text_pairs_wiki.json, 22.4 to 43.0 % of the texts find the
+other one of their pair first among 986, at 8 to 128 dims; models of single dims 25.7 to 47.6.
 """
 
 import ml_collections
