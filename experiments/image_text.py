@@ -17,7 +17,7 @@ import jax
 from absl import app, flags
 
 from experiments import found_pictures, linear_maps, single_dims
-from experiments.provenance import call, provenance
+from experiments.provenance import provenance
 from experiments.seeds import by_dim, table
 from mrl_jax import parts, writers
 from mrl_jax.nesting import Nesting
@@ -40,24 +40,20 @@ QUERIES = flags.DEFINE_list("queries", ["camera", "shopping cart", "arrow left"]
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
 
 
-def train(run: str, mode: str) -> pathlib.Path:
-    """Trains a run if it is not there, and returns its folder."""
-    workdir = pathlib.Path(WORKDIR.value) / run
-    config = [f"--config={CONFIG}:{mode}", f"--config.seed={run.rsplit('seed')[1]}"]
-    config += [f"--config.total_steps={STEPS.value}"]
-    if DATA.value.startswith("array_record:"):
-        config += [f"--config.data.name={DATA.value}", f"--config.data.dir={DATA_DIR.value}"]
-        config += ["--config.data.train_ops=decode(3)|random_shift(4)", "--config.data.eval_ops=decode(3)"]
-    if not single_dims.finished(workdir):
-        call("train", *config, f"--workdir={workdir}")
-    return workdir
+def options() -> list[str]:
+    """Of the config, for every run."""
+    own = [f"--config.total_steps={STEPS.value}"]
+    if not DATA.value.startswith("array_record:"):
+        return own
+    ops = ["--config.data.train_ops=decode(3)|random_shift(4)", "--config.data.eval_ops=decode(3)"]
+    return [*own, f"--config.data.name={DATA.value}", f"--config.data.dir={DATA_DIR.value}", *ops]
 
 
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
     name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.replace(":", "_")
-    maps = linear_maps.of_pairs
+    train, maps = single_dims.trainer(CONFIG, WORKDIR.value, *options()), linear_maps.of_pairs
     found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
     own = [f"--data={DATA.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
     own += ["--data_dir=DIR"] if DATA_DIR.value else []

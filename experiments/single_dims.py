@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from experiments.provenance import call
 from mrl_jax import parts, results, trained, writers
 from mrl_jax.nesting import Nesting
 
@@ -18,9 +19,17 @@ Train = Callable[[str, str], pathlib.Path]  # of the run's name and the mode of 
 Maps = Callable[[Any, Nesting, int], Mapping[str, Any]]  # of a store, dims and a seed, to stores by name of the cut
 
 
-def finished(workdir: pathlib.Path) -> bool:
-    """Whether a run is there and came to its end."""
-    return (workdir / "report.html").exists()
+def trainer(config: str, workdir: str, *options: str) -> Train:
+    """What trains a run of a config file below `workdir` if it is not there, and returns its folder."""
+
+    def train(run: str, mode: str) -> pathlib.Path:
+        folder = pathlib.Path(workdir) / run
+        if not (folder / "report.html").exists():
+            seed = run.rpartition("seed")[2]
+            call("train", f"--config={config}:{mode}", f"--config.seed={seed}", *options, f"--workdir={folder}")
+        return folder
+
+    return train
 
 
 def measured(train: Train, maps: Maps, nesting: Nesting, ff: Sequence[str], seed: str) -> dict[str, Values]:

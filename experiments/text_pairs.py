@@ -37,16 +37,6 @@ STEPS = flags.DEFINE_integer("steps", 800, "Updates of 128 pairs.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
 
 
-def train(run: str, mode: str) -> pathlib.Path:
-    """Trains a run if it is not there, and returns its folder."""
-    workdir = pathlib.Path(WORKDIR.value) / run
-    config = [f"--config={CONFIG}:{mode}", f"--config.seed={run.rsplit('seed')[1]}"]
-    config += [f"--config.total_steps={STEPS.value}", f"--config.data.dir={WORKDIR.value}"]
-    if not single_dims.finished(workdir):
-        call("train", *config, f"--workdir={workdir}")
-    return workdir
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -56,6 +46,8 @@ def main(argv: list[str]) -> None:
         call("tokenizer", str(pairs), f"--text_key={KEYS}", f"--out={made}", f"--size={SIZE.value}")
     text = [f"--text_key={KEYS}", f"--tokenizer={made}", f"--context={CONTEXT.value}"]
     call("prepare", str(pairs), f"--data_dir={prepared}", *text, "--splits=train:0.9,test:0.1", "--seed=0")
+    options = [f"--config.total_steps={STEPS.value}", f"--config.data.dir={WORKDIR.value}"]
+    train = single_dims.trainer(CONFIG, WORKDIR.value, *options)
     maps = linear_maps.of_pairs
     found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
     options = [f"--{name}={flags.FLAGS[name].value}" for name in ("size", "context", "steps")]

@@ -36,16 +36,6 @@ STEPS = flags.DEFINE_integer("steps", 8000, "Updates of 32 texts.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
 
 
-def train(run: str, mode: str) -> pathlib.Path:
-    """Trains a run if it is not there, and returns its folder."""
-    workdir = pathlib.Path(WORKDIR.value) / run
-    config = [f"--config={CONFIG}:{mode}", f"--config.seed={run.rsplit('seed')[1]}"]
-    config += [f"--config.total_steps={STEPS.value}", f"--config.data.dir={WORKDIR.value}"]
-    if not single_dims.finished(workdir):
-        call("train", *config, f"--workdir={workdir}")
-    return workdir
-
-
 def main(argv: list[str]) -> None:
     """The command."""
     del argv
@@ -55,6 +45,8 @@ def main(argv: list[str]) -> None:
         call("tokenizer", str(corpus), f"--out={made}", f"--size={SIZE.value}")
     text = [f"--tokenizer={made}", "--context=64", "--pack"]
     call("prepare", str(corpus), f"--data_dir={workdir / 'corpus'}", "--splits=train:0.9,test:0.1", "--seed=0", *text)
+    options = [f"--config.total_steps={STEPS.value}", f"--config.data.dir={WORKDIR.value}"]
+    train = single_dims.trainer(CONFIG, WORKDIR.value, *options)
     maps = linear_maps.of_gaps
     found = by_dim([single_dims.measured(train, maps, NESTING, FF.value, seed) for seed in SEEDS.value], DIMS)
     options = [f"--size={SIZE.value}", f"--ff={','.join(FF.value)}", f"--seeds={','.join(SEEDS.value)}"]
