@@ -202,7 +202,9 @@ def margin(name: str = "arcface") -> dict[str, Any]:
 
 
 def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_collections.ConfigDict:
-    """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken."""
+    """Shrinks a config to seconds of work: synthetic images, few steps, every part of the run still taken. The rate is
+    in proportion to the batch, so that it is no larger than the recipe can bear.
+    """
     with c.unlocked():
         text = "" if c.data.kind == "image" else ",context=16,vocabulary=64"
         text += f",negatives={c.data.text.negatives}" if c.data.text.negatives else ""
@@ -210,6 +212,7 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
         c.data.train_split, c.data.eval_split, c.data.workers = "train", "test", 0
         c.data.mixture = ()
         c.data.eval_batch_size = 16
+        c.optim.lr *= min(16 / c.batch_size, 1.0)
         c.total_steps, c.batch_size = 4, 16
         own = c.data.resolution
         own.points = tuple((fraction, pixels // 4) for fraction, pixels in own.points)

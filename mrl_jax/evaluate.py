@@ -65,6 +65,14 @@ def evaluate(
     return values
 
 
+def check_alone(workdirs: list[str]) -> None:
+    """Raises ValueError for the folder of a run that is not of one dim, FileNotFoundError for one without results."""
+    for other in workdirs:
+        heads = {result.get("head", "ff") for result in results.read(other).values()} - {"ff"}
+        if heads:
+            raise ValueError(f"--ff={other} is a run of head {heads.pop()!r}: name runs of head 'ff', of one dim each")
+
+
 def _beside(workdirs: list[str]) -> list[tuple[str, str, int, float]]:
     """The points of fixed-feature runs, each at its own dim."""
     points = []
@@ -87,6 +95,7 @@ def main(argv: list[str]) -> None:
     config = trained.config_of(path, step, options.dims, options.data_dir)
     for name in options.evals:
         choose("--evals", name, config.evals)
+    check_alone(options.ff)
     evaluate(path, config, step, options.evals or list(config.evals), options.ff, options.recalibrate)
 
 

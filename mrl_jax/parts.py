@@ -16,7 +16,7 @@ from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, s
 from mrl_jax.choices import choose, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
-from mrl_jax.evals.features import FeatureStore
+from mrl_jax.evals.features import FeatureStore, dims_of
 from mrl_jax.models import heads
 from mrl_jax.nesting import Nesting, check_sample
 
@@ -72,7 +72,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     if training:
         objectives.check_data(config.loss.name, config.data.kind, config.batch_size)
     source, stages = _data(config)
-    _check_evaluators(config, evaluators)
+    _check_evaluators(config, evaluators, nesting)
     batch = stages[0][1]
     # A trained model that is shown images alone does not read texts: any number of token ids will do.
     ids, pad = (source.vocabulary.size, source.vocabulary.pad) if source.vocabulary else (int(not training), 0)
@@ -171,6 +171,8 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     for name, value in least.items():
         if flat[name] < value:
             raise ValueError(f"{name.replace('/', '.')}={flat[name]} must be at least {value}")
+    if not 0 <= flat.get("loss/label_smoothing", 0) <= 1:
+        raise ValueError(f"loss.label_smoothing={config.loss.label_smoothing} must be in 0..1")
     if not config.optim.lr > 0:
         raise ValueError(f"optim.lr={config.optim.lr} must be positive")
     if config.optim.ema >= 1:
@@ -222,8 +224,8 @@ def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
     return make(**arguments)
 
 
-def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any]) -> None:
-    """Raises ValueError for an evaluator that the data are of no use to."""
+def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting) -> None:
+    """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding."""
 
     def load(what: str, split: str) -> sources.Source:
         try:
@@ -232,6 +234,10 @@ def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str
             raise ValueError(f"{what}: {error}") from error
 
     for name, evaluator in evaluators.items():
+        try:
+            dims_of(nesting, tuple(config.evals[name].get("dims", ())))
+        except ValueError as error:
+            raise ValueError(f"config.evals.{name}.{error}") from error
         if hasattr(evaluator, "check"):
             what = f"config.evals.{name}.name={config.evals[name].name!r}"
             evaluator.check(what, config.data.kind, functools.partial(load, what))

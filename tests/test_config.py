@@ -60,6 +60,8 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     full, debug = load(path, "mrl"), load(path, "debug")
     assert set(full) == set(debug) == set(defaults.default())
     assert debug.total_steps < 10
+    if full.model.name in ("resnet", "vit"):
+        assert debug.optim.lr == pytest.approx(full.optim.lr * 16 / full.batch_size), "a small batch, a small rate"
     assert debug.data.name.startswith("synthetic")
     assert full.head == "none" or load(path, "mrl_e").head == "mrl_e"  # models of pairs have no head
     ff = load(path, "ff=16,debug")

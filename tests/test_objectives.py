@@ -58,8 +58,8 @@ def test_softmax_is_refused_before_compilation(several):
         parts.assemble(tiny.config(**several))
 
 
-def test_several_labels_are_trained_on_and_evaluated(several):
-    config = tiny.config(**several)
+def test_several_labels_are_trained_on(several):
+    config = tiny.config(**several, evals={})
     config.unlock().loss = {"name": "binary", "chunk": 0}
     run = parts.assemble(config)
     assert run.abstract_batch["label"].shape == (16, 3)

@@ -50,6 +50,7 @@ from mrl_jax import parts
         ({"checkpoint__keep": 1}, r"checkpoint\.keep=1"),
         ({"profile__steps": 0}, r"profile\.steps=0"),
         ({"optim__lr": -1.0}, r"optim\.lr=-1\.0"),
+        ({"loss__label_smoothing": 1.5}, r"loss\.label_smoothing=1\.5 must be in 0\.\.1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -95,6 +96,7 @@ ONE_CLASS = {"data__name": "synthetic:size=16,channels=1,classes=1,examples=48"}
         (ONE_CLASS, {"name": "knn"}, "needs labels of two classes or more"),
         (ONE_CLASS, {"name": "linear_probe"}, "needs labels of two classes or more, .* split 'train' has 1"),
         ({}, {"name": "knn", "gallery": "trian"}, "split 'trian' .* did you mean 'train'"),
+        ({}, {"name": "knn", "dims": (8, 500)}, r"config\.evals\.mine\.dims=\(8, 500\): \[500\] are not in 1\.\.32"),
         ({}, {"name": "knn", "k": 49}, r"k=49 is more than the 48 gallery examples"),
     ],
     ids=lambda value: value.get("name", "") if isinstance(value, dict) else "",
@@ -102,7 +104,7 @@ ONE_CLASS = {"data__name": "synthetic:size=16,channels=1,classes=1,examples=48"}
 def test_an_evaluator_that_does_not_fit_the_data_is_named(change, own, message):
     with pytest.raises(ValueError, match=message) as error:
         parts.assemble(tiny.config(**change, evals={"mine": {"every": 0, **own}}))
-    assert str(error.value).startswith("config.evals.mine.name=") or "k=49" in str(error.value)
+    assert str(error.value).startswith("config.evals.mine.") or "k=49" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["pair_retrieval", "knn"])
@@ -139,8 +141,20 @@ def test_the_command_prints_one_line(tmp_path):
 
 
 def test_a_misspelt_override_is_refused(tmp_path):
-    output = command.finish(command.train(tmp_path / "run", "--config.optim.lrr=1"), expect=1)
-    assert "Did you mean" in output
+    for argument, config, message in (
+        (
+            "--config.optim.lrr=1",
+            "tests/tiny.py",
+            "--config.optim.lrr: the config has no field 'lrr'. Did you mean 'lr'?",
+        ),
+        ("--config.optim.lr=x", "tests/tiny.py", "flag --config.optim.lr=x: could not convert string to float: 'x'"),
+        ("--dry_run", "configs/quickstart.py:fast", "config mode 'fast' is not one of mrl, mrl_e, ff=K"),
+        ("--dry_run", "configs/nowhere.py", "No such file or directory: 'configs/nowhere.py'"),
+    ):
+        output = command.finish(command.train(tmp_path / "run", argument, config=config), expect=1)
+        assert message in output
+        assert output.startswith("error: ")
+        assert len(output.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
