@@ -70,15 +70,25 @@ class LostProcessError(RuntimeError):
 _GONE = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE", "Connection", "unhealthy")
 
 
+class Interrupted(Exception):
+    """SIGTERM came where work may be thrown away."""
+
+
 class Preemption:
     """SIGTERM turned into a step at which every process saves and stops."""
 
     def __init__(self):
         """Catches SIGTERM; with several processes JAX's own service does, and agrees on the step."""
-        self._asked = threading.Event()
+        self._asked, self._interrupts = threading.Event(), False
         self._several = jax.process_count() > 1
         if not self._several and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_):
+        self._asked.set()
+        if self._interrupts:
+            self._interrupts = False
+            raise Interrupted
 
     def reached(self, step: int) -> bool:
         """Whether to save and stop now; called once by every process at every step."""
@@ -86,3 +96,17 @@ class Preemption:
         if stop:
             logging.warning("asked to stop (SIGTERM) at step %d", step)
         return stop
+
+    @contextlib.contextmanager
+    def interrupting(self):
+        """Raises Interrupted at once when SIGTERM comes in this block, which must leave nothing half-done.
+
+        One of several processes cannot leave alone: they are asked at the next step.
+        """
+        self._interrupts = not self._several
+        try:
+            if self._interrupts and self._asked.is_set():
+                raise Interrupted
+            yield
+        finally:
+            self._interrupts = False

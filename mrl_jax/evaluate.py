@@ -4,14 +4,16 @@ python -m mrl_jax.evaluate --workdir=runs/q
 python -m mrl_jax.evaluate --workdir=runs/q --dims=8,12,16 --ff=runs/ff8,runs/ff16
 python -m mrl_jax.evaluate --workdir=runs/sfsc --recalibrate=20        # BatchNorm's statistics anew
 
-With --recalibrate the results are of another model than the checkpoint's, and go to results/NAME_recalibrated.json and
-plots/accuracy_recalibrated.png beside those of the checkpoint; `embed` and `export` take the same option.
+What an earlier command found of other dims at the same step stays in the files. With --recalibrate the results are of
+another model than the checkpoint's, and go to results/NAME_recalibrated.json and plots/accuracy_recalibrated.png beside
+those of the checkpoint; `embed` and `export` take the same option.
 """
 
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -55,13 +57,23 @@ def evaluate(
         if untrained:
             print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(run.nesting.dims)}).")
         print(results.table(values, run.nesting, step))
-        command = shlex.join(["python", "-m", "mrl_jax.evaluate", *sys.argv[1:]])
         about = {"step": step, "nesting": run.nesting, "head": config.head, "recalibrated": recalibrated}
-        results.write(path, values, command=command, **about)
+        values = {name: _write(path, name, measured, about) for name, measured in values.items()}
         picture = path / "plots" / f"accuracy{suffix}.png"
         results.plot(picture, values, run.nesting, _beside(ff))
         page = report.write(path, configs.to_json(config))
         print(f"Wrote {path}/results/*{suffix}.json, {picture} and {page}")
+    return values
+
+
+def _write(path: pathlib.Path, name: str, measured: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, float]:
+    """Writes one evaluator's results beside those of other dims of the same model, and returns all of them."""
+    before, commands = results.earlier(path, name, step=about["step"], recalibrated=about["recalibrated"])
+    command = shlex.join(["python", "-m", "mrl_jax.evaluate", *sys.argv[1:]])
+    lines = [*(other for other in commands if other != command), command]
+    values = {**before, **measured}
+    values = {key: values[key] for key in sorted(values, key=lambda key: results.split_name(key)[::-1])}
+    results.write(path, {name: values}, command="\n".join(lines), **about)
     return values
 
 

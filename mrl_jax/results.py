@@ -51,6 +51,17 @@ def write(
         )
 
 
+def earlier(
+    workdir: os.PathLike | str, name: str, *, step: int, recalibrated: int = 0
+) -> tuple[dict[str, float], list[str]]:
+    """What the file of an evaluator already holds of this model, and the commands behind it; of another nothing."""
+    path = pathlib.Path(workdir) / "results" / f"{name}.json"
+    found = read_one(path) if path.exists() else {}
+    if found.get("step") != step or found.get("recalibrated", 0) != recalibrated:
+        return {}, []
+    return found["values"], found["command"].split("\n")
+
+
 def read(workdir: os.PathLike | str) -> dict[str, dict[str, Any]]:
     """The results of a run by evaluator.
 

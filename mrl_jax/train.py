@@ -89,12 +89,14 @@ class _Loop:
         while True:
             stop = preemption.reached(step)
             due = [] if stop or step == evaluated else self._due_evaluators(step)
-            save = step != saved and (stop or step % config.checkpoint.every == 0 or step == config.total_steps)
-            if recorder and (due or save):
+            if recorder and due:
                 recorder.flush()
             if due:
-                self._evaluate(state, step, due)
-                evaluated = step
+                stop = not self._evaluate(state, step, due, preemption)
+                evaluated = evaluated if stop else step
+            save = step != saved and (stop or step % config.checkpoint.every == 0 or step == config.total_steps)
+            if recorder and save:
+                recorder.flush()
             if save:
                 self._saver.save(step, state, self._record_of(evaluated))
                 saved = step
@@ -120,15 +122,20 @@ class _Loop:
             batch = None
             gc.collect()  # the last blocks of shared memory hang in cycles of references
         self._saver.wait()
-        self._progress.say(self._farewell(step, stopped=step < config.total_steps))
-        return step == config.total_steps
+        self._progress.say(self._farewell(step, stopped=stop))
+        return not stop
 
     def _due_evaluators(self, step: int) -> list[str]:
         last = step == self._config.total_steps
         return [n for n, e in self._config.evals.items() if last or (e.every and step and step % e.every == 0)]
 
-    def _evaluate(self, state: State, step: int, names: list[str]) -> None:
-        values = parts.evaluate(self._run, self._embeds, variables_of(state), names)
+    def _evaluate(self, state: State, step: int, names: list[str], preemption: distributed.Preemption) -> bool:
+        """Measures and writes; False, and nothing written, where SIGTERM cut the measuring off."""
+        try:
+            with preemption.interrupting():
+                values = parts.evaluate(self._run, self._embeds, variables_of(state), names)
+        except distributed.Interrupted:
+            return False
         self._writer.write(step, {f"{name}/{key}": v for name, found in values.items() for key, v in found.items()})
         self._progress.say(results.table(values, self._run.nesting, step))
         if jax.process_index() == 0:
@@ -139,6 +146,7 @@ class _Loop:
             if step == self._config.total_steps:
                 results.plot(self._path / "plots" / "accuracy.png", values, self._run.nesting)
                 report.write(self._path, configs.to_json(self._config))
+        return True
 
     def _record_of(self, evaluated: int) -> dict[str, Any]:
         """What a checkpoint holds beside the state: enough for a probe to need nothing but the checkpoint."""
@@ -191,10 +199,12 @@ def _describe(run: parts.Parts, start: Start) -> str:
     begun = f"continuing from step {start.step}" if start.step else "starting"
     if start.init and not start.step:
         begun += " from {path}, step {step}, SHA-256 {sha256}".format(**start.init)
+    share = inputs.cut_share(run.config, run.train_source)
+    cut = f"; data.text.context={run.config.data.text.context} cuts {100 * share:.3g} % of the texts" if share else ""
     return (
         f"{configs.name_of(run.config.model)}, head {run.config.head}, dims {run.nesting.dims}, "
         f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} examples, "
-        f"{run.train_source.num_classes} classes; {len(devices)} x {devices[0].device_kind}; {begun}"
+        f"{run.train_source.num_classes} classes; {len(devices)} x {devices[0].device_kind}{cut}; {begun}"
     )
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mrl_jax import evaluate
+from mrl_jax import evaluate, results
+from mrl_jax.nesting import Nesting
 
 
 def test_only_runs_of_one_dim_stand_beside_a_nested_one(tmp_path):
@@ -17,3 +18,20 @@ def test_only_runs_of_one_dim_stand_beside_a_nested_one(tmp_path):
         evaluate.check_alone([str(tmp_path / "ff8"), str(tmp_path / "mrl")])
     with pytest.raises(FileNotFoundError, match="nowhere/results is empty"):
         evaluate.check_alone([str(tmp_path / "nowhere")])
+
+
+def test_other_dims_of_the_same_model_stay_in_the_file(tmp_path, monkeypatch):
+    about = {"step": 5, "nesting": Nesting((8, 16)), "head": "mrl", "recalibrated": 0}
+
+    def run(argument, values, **other):
+        monkeypatch.setattr("sys.argv", ["x", argument])
+        return evaluate._write(tmp_path, "knn", values, about | other)
+
+    run("--dims=8,16", {"top1@8": 0.5, "top1@16": 0.7})
+    assert run("--dims=8,12", {"top1@8": 0.4, "top1@12": 0.6}) == {"top1@8": 0.4, "top1@12": 0.6, "top1@16": 0.7}
+    run("--dims=8,12", {"top1@8": 0.4, "top1@12": 0.6})
+    found = results.read_one(tmp_path / "results" / "knn.json")
+    assert found["untrained_dims"] == [12]
+    assert [line[-11:] for line in found["command"].split("\n")] == ["--dims=8,16", "--dims=8,12"]
+    for other in ({"recalibrated": 3}, {"step": 6}):
+        assert run("--dims=16", {"top1@16": 0.1}, **other) == {"top1@16": 0.1}

@@ -77,6 +77,19 @@ def test_sigterm_saves_and_exits_0(uninterrupted, tmp_path):
     command.assert_same_run(workdir, uninterrupted, LAST)
 
 
+def test_sigterm_cuts_an_evaluation_off_and_saves(uninterrupted, tmp_path):
+    workdir, options = tmp_path / "stopped", ["--config.checkpoint.every=100", "--config.evals.knn.every=6"]
+    process = command.train(workdir, *options)
+    command.kill_when(process, at_step(workdir, 6), signal.SIGTERM)
+    assert "Stopped at step 6 of 12, saved" in command.finish(process)
+    assert not any("top1" in name for name in command.logged(workdir)[6]), "the evaluation was over"
+    assert checkpoints.steps(workdir / "checkpoints") == [6]
+    command.finish(command.train(workdir, *options))
+    found, whole = command.logged(workdir), command.logged(uninterrupted)
+    assert "knn/top1@8" in found[6]
+    assert found[LAST] == whole[LAST]
+
+
 @pytest.mark.slow
 def test_an_evaluation_cut_off_is_done_after_the_restart(uninterrupted, tmp_path):
     """Killed while it evaluates at step 6, with a checkpoint of that step owed as well."""

@@ -1,0 +1,49 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from mrl_jax import distributed
+
+pytestmark = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="only the main thread gets signals"
+)
+
+
+@pytest.fixture
+def preemption():
+    before = signal.getsignal(signal.SIGTERM)
+    yield distributed.Preemption()
+    signal.signal(signal.SIGTERM, before)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_waits_for_the_step(preemption):
+    with preemption.interrupting():
+        pass
+    assert not preemption.reached(1)
+    terminate()
+    assert preemption.reached(2)
+
+
+def test_sigterm_leaves_what_may_be_thrown_away_at_once(preemption):
+    with pytest.raises(distributed.Interrupted), preemption.interrupting():
+        terminate() or pytest.fail("the block went on")
+    assert preemption.reached(1)
+
+
+def test_what_may_be_thrown_away_is_not_begun_after_sigterm(preemption):
+    terminate()
+    with pytest.raises(distributed.Interrupted), preemption.interrupting():
+        pytest.fail("the block was begun")
+
+
+def test_a_second_sigterm_does_not_break_off_the_saving(preemption):
+    with pytest.raises(distributed.Interrupted), preemption.interrupting():
+        terminate()
+    terminate()
+    assert preemption.reached(1)
