@@ -11,8 +11,8 @@ prefix of 8, 16, ... is trained by one tied head shared by all widths. `:ff=128`
     joint                          softmax, gradients averaged: the slimmable network with a shared head
     uncertainty, projection        either of the two ingredients alone
     kendall, gradnorm              softmax, losses weighted as in multi-task learning
-    distill, regress               softmax, narrower widths taught by the softmax of the full one of the same run, or
-                                   drawn to its embedding
+    distill, regress, triplet      softmax, narrower widths taught by the softmax of the full one of the same run, drawn
+                                   to its embedding, or to its embeddings of the label by the batch's hardest triplets
     sandwich                       sfsc on the smallest, the full and one width drawn at every update
     independent=W                  the network of width W alone; unified is independent=0.25 on every device
     bct=W                          the same against the head of a trained full model, which stays as it is:
@@ -23,8 +23,8 @@ prefix of 8, 16, ... is trained by one tied head shared by all widths. `:ff=128`
 
 SGD with momentum, clipped, 1,500 updates of 64. Cost: 1.9 times the operations of the full width alone (a width costs
 about its square), minutes on two CPU cores. The learning rate and the schedule are ours: no recipe of the paper is
-known, nor are its numbers. Expected: experiments/results/sfsc_emoji.json and sfsc_tiny_open.json: starting from
-`:independent=1` and `:regress` helped in both, and SFSC's two ingredients did not.
+known, nor are its numbers. Expected: experiments/results/sfsc_emoji.json, sfsc_emoji_2000_updates.json and
+sfsc_tiny_open.json: more updates and `:regress` helped, and SFSC's two ingredients did not.
 """
 
 import ml_collections
@@ -42,6 +42,7 @@ METHODS = {
     "gradnorm": {"priority": "gradnorm"},
     "distill": {"distill": 0.5},
     "regress": {"regress": 1.0},
+    "triplet": {"triplet": 1.0},
     "sandwich": {"projection": "all", "sample": 3},
     "simplex": {},
 }

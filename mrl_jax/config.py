@@ -53,6 +53,7 @@ def default() -> ml_collections.ConfigDict:
         "classifier": "all",  # which widths train the head: all | full
         "distill": 0.0,  # share of the narrower widths' loss that the full width's softmax is the target of
         "regress": 0.0,  # weight of their embeddings' squared distance to the full width's
+        "triplet": 0.0,  # weight of the hardest triplets of the batch, their embeddings against the full width's
     }
     c.data = {
         "name": "icons",  # icons[:identities | names] | synthetic[:options] | array_record:DIR | tfds:NAME

@@ -197,7 +197,8 @@ def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Object
             return loss(*arguments, None)
         rows = P(axes)
         specs = (rows, rows, P(), P(), *jax.tree.map(lambda _: rows, (ids, hard)))
-        results = losses.NestedLoss(P(), P(), P(None, axes), ahead=P(None, axes) if hard else None)
+        known = {"ahead_of_negatives": P(None, axes)} if hard else {}
+        results = losses.NestedLoss(P(), P(), P(None, axes), known=known)
         local = functools.partial(loss, axis_name=axes)
         return jax.shard_map(local, in_specs=specs, out_specs=results, axis_names=set(axes))(*arguments)
 

@@ -227,10 +227,6 @@ def measure(nested: NestedLoss, nesting: Nesting, prefix: str = "") -> dict[str,
         values[f"train/{prefix}loss@{m}"] = nested.per_dim[g]
         if accuracy is not None:
             values[f"train/{prefix}accuracy@{m}"] = accuracy[g]
-        if nested.ahead is not None:
-            values[f"train/{prefix}ahead_of_negatives@{m}"] = jnp.mean(nested.ahead[g], dtype=jnp.float32)
-        if nested.uncertainty is not None:
-            values[f"train/{prefix}uncertainty@{m}"] = jnp.mean(nested.uncertainty[g])
-        if nested.expected is not None:
-            values[f"train/{prefix}p_label@{m}"] = jnp.mean(nested.expected[g])
+        for name, of_rows_GxB in nested.known.items():
+            values[f"train/{prefix}{name}@{m}"] = jnp.mean(of_rows_GxB[g], dtype=jnp.float32)
     return values

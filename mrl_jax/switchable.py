@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrl_jax import accumulate, objectives, step, surgery, trees, widths
+from mrl_jax import accumulate, losses, objectives, step, surgery, trees, widths
 from mrl_jax.nesting import Nesting
 from mrl_jax.step import Batch, State
 from mrl_jax.widths import Options
@@ -135,7 +135,7 @@ def _of_width(apply, state, frozen, trained, rows, sub: SubModel, key, teacher: 
         nested = sub.objective(z, out, rows)
         total = nested.total if weight_G is None else jnp.vdot(weight_G, nested.per_dim)
         if teacher is not None:
-            total = _taught(total, z, out, teacher, sub.nesting, weight_G, switch)
+            total = _taught(total, z, out, rows, teacher, sub.nesting, weight_G, switch)
         measured = step.measure(nested, sub.nesting, sub.prefix)
         measured[f"train/w{sub.width:g}/loss"] = total
         statistics = {n.removeprefix("batch_stats/"): x for n, x in out.items() if n.startswith("batch_stats/")}
@@ -165,22 +165,25 @@ def _if_drawn(drawn: jax.Array, run: Callable[[], _Found], state: State) -> _Fou
 
 
 def _teacher(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting, switch: Options) -> _Teacher | None:
-    if not switch.distill and not switch.regress:
+    if not (switch.distill or switch.regress or switch.triplet):
         return None
     return _Teacher(*jax.lax.stop_gradient((z, objectives.prefix_logits(z, out, nesting)[-1])))
 
 
-def _taught(total, z, out, teacher: _Teacher, nesting: Nesting, weight_G, switch: Options) -> jax.Array:
-    """The loss with what the full width adds to it: its soft labels, and its embedding."""
+def _taught(total, z, out, rows, teacher: _Teacher, nesting: Nesting, weight_G, switch: Options) -> jax.Array:
+    """The loss with what the full width adds to it: its soft labels, its embedding, its embeddings of other rows."""
+    weights_G = jnp.asarray(nesting.weights) if weight_G is None else weight_G
     if switch.distill:
         soft_BxC = jax.nn.softmax(teacher.logits, axis=1)
         own = [jax.nn.log_softmax(a, axis=1) for a in objectives.prefix_logits(z, out, nesting)]
         loss_G = jnp.stack([-jnp.mean(jnp.sum(soft_BxC * a, axis=1)) for a in own])
-        weights_G = jnp.asarray(nesting.weights) if weight_G is None else weight_G
         total = (1 - switch.distill) * total + switch.distill * jnp.vdot(weights_G, loss_G)
     if switch.regress:
         gap_BxD = z.astype(jnp.float32) - teacher.z.astype(jnp.float32)
         total += switch.regress * jnp.mean(jnp.square(gap_BxD))
+    if switch.triplet:
+        triplet = losses.nested_triplet(z, teacher.z, rows["label"], nesting)
+        total += switch.triplet * jnp.vdot(weights_G, triplet.per_dim)
     return total
 
 

@@ -35,6 +35,7 @@ class Options(NamedTuple):
       distill: share of the loss of narrower widths that is cross-entropy with the full width's softmax (in-place
         distillation).
       regress: weight of the mean squared distance of narrower embeddings to the full width's.
+      triplet: weight of `losses.nested_triplet`, narrower embeddings against the full width's.
     """
 
     sample: int = 0
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     classifier: str = "all"
     distill: float = 0.0
     regress: float = 0.0
+    triplet: float = 0.0
 
 
 PLAIN = Options()
@@ -81,8 +83,14 @@ def check(options: Options, number: int, *, loss: str, dims_sampled: bool, equal
         raise ValueError(f"switch.priority={options.priority!r} needs all widths at every update: set switch.sample=0")
     if options.distill and loss != "softmax":
         raise ValueError(f"switch.distill={options.distill} is for logits of loss.name='softmax', not {loss!r}")
-    if not equal and (options.regress or dims_sampled):
-        raise ValueError("switch.regress and nesting.sample need embeddings of one size: set model.embedding='equal'")
+    if options.triplet and loss == "binary":
+        raise ValueError(
+            f"switch.triplet={options.triplet} needs one label a row: set loss.name to another than 'binary'"
+        )
+    if not equal and (options.regress or options.triplet or dims_sampled):
+        raise ValueError(
+            "switch.regress, switch.triplet and nesting.sample need embeddings of one size: set model.embedding='equal'"
+        )
 
 
 def _check_numbers(options: Options, number: int) -> None:
@@ -91,7 +99,7 @@ def _check_numbers(options: Options, number: int) -> None:
             f"switch.sample={options.sample} must be in 2..{number} widths per update, the smallest and the full one "
             "among them, or 0 for all"
         )
-    for name in ("priority_rate", "gradnorm_alpha", "regress"):
+    for name in ("priority_rate", "gradnorm_alpha", "regress", "triplet"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise ValueError(f"switch.{name}={getattr(options, name)} must be finite and not negative")
     if not 0 <= options.distill <= 1:

@@ -90,11 +90,11 @@ def test_evidential_is_that_of_the_logits_of_every_dim(options):
         loss, uncertainty = evidential(logits, batch["label"], evidence=options.get("evidence", "auto"),
                                        kl_weight=options["kl_weight"])  # fmt: skip
         np.testing.assert_allclose(found.per_dim[g], loss.mean(), rtol=1e-5)
-        np.testing.assert_allclose(found.uncertainty[g], uncertainty, rtol=1e-5)
+        np.testing.assert_allclose(found.known["uncertainty"][g], uncertainty, rtol=1e-5)
         softplus = options.get("evidence") is None
         alpha = 1 + np.asarray(jax.nn.softplus(logits) if softplus else jnp.exp(logits))
         own = alpha[np.arange(len(alpha)), LABELS[:, 0]]
-        np.testing.assert_allclose(found.expected[g], own / alpha.sum(axis=1), rtol=1e-4)
+        np.testing.assert_allclose(found.known["p_label"][g], own / alpha.sum(axis=1), rtol=1e-4)
         np.testing.assert_array_equal(found.correct[g], logits.argmax(axis=1) == batch["label"])
     np.testing.assert_allclose(found.total, found.per_dim.sum(), rtol=1e-6)
     np.testing.assert_allclose(jax.jit(objective)(z, untied(out), batch).per_dim, found.per_dim, rtol=1e-5)

@@ -80,6 +80,11 @@ class Run:
         self.state, measured = self.step(self.state, batch)
         return {name: float(value) for name, value in measured.items()}
 
+    def embedding(self, params, width):
+        """Of the batch by these parameters, and the statistics before the first update."""
+        variables = {"params": params, "batch_stats": self.first.batch_stats}
+        return apply(variables, BATCH, train=True, rngs=None, width=width)[0]
+
     @property
     def moved(self):
         """The gradient that the first update followed."""
@@ -210,16 +215,25 @@ def test_distillation_teaches_the_full_width_s_softmax_instead_of_labels():
 def test_regression_draws_the_narrow_embedding_to_the_full_one():
     run, _ = once(regress=3.0)
 
-    def apart(params, width):
-        variables = {"params": params, "batch_stats": run.first.batch_stats}
-        return apply(variables, BATCH, train=True, rngs=None, width=width)[0]
-
     def loss(params):
-        return 3.0 * jnp.mean((apart(params, 0.5) - apart(run.first.params, 1.0)) ** 2)
+        return 3.0 * jnp.mean((run.embedding(params, 0.5) - run.embedding(run.first.params, 1.0)) ** 2)
 
     expected = jax.tree.map(jnp.add, jax.jit(jax.grad(loss))(run.first.params), gradient(1))
     name = "backbone/scale_w0.5"
     np.testing.assert_allclose(run.moved[name], trees.flatten(expected)[name], rtol=1e-4)
+
+
+def test_triplets_are_of_the_narrow_embeddings_and_the_full_ones():
+    run, _ = once(triplet=2.0)
+
+    def loss(params):
+        full = run.embedding(run.first.params, 1.0)
+        return 2.0 * losses.nested_triplet(run.embedding(params, 0.5), full, BATCH["label"], NESTING).total
+
+    expected = jax.tree.map(jnp.add, jax.jit(jax.grad(loss))(run.first.params), gradient(1))
+    name = "backbone/scale_w0.5"
+    np.testing.assert_allclose(run.moved[name], trees.flatten(expected)[name], rtol=1e-4)
+    assert (np.abs(run.moved[name] - trees.flatten(gradient(1))[name]) > 1e-3).any()
 
 
 def test_uncertainty_weighs_the_losses():
@@ -310,6 +324,8 @@ def test_drawn_dims_are_drawn_for_all_widths_alike():
         ({"distill": 0.5}, {"loss": "evidential"}, r"switch\.distill=0\.5 is for logits of loss\.name='softmax'"),
         ({"regress": 1.0}, {"equal": False}, r"set model\.embedding='equal'"),
         ({"regress": -1.0}, {}, r"switch\.regress=-1\.0"),
+        ({"triplet": 1.0}, {"equal": False}, r"set model\.embedding='equal'"),
+        ({"triplet": 1.0}, {"loss": "binary"}, r"switch\.triplet=1\.0 needs one label a row"),
         ({}, {"equal": False, "dims_sampled": True}, r"nesting\.sample"),
     ],
     ids=str,

@@ -10,6 +10,7 @@ from mrl_jax.losses.prefixes import is_first, prefix_cosines, prefix_logits
 from mrl_jax.losses.regression import nested_regression
 from mrl_jax.losses.sigmoid import nested_sigmoid
 from mrl_jax.losses.softmax import nested_softmax, nested_softmax_untied
+from mrl_jax.losses.triplets import nested_triplet
 from mrl_jax.losses.types import NestedLoss
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "nested_sigmoid",
     "nested_softmax",
     "nested_softmax_untied",
+    "nested_triplet",
     "prefix_cosines",
     "prefix_logits",
     "priorities",

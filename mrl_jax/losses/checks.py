@@ -44,3 +44,12 @@ def check_smoothing(label_smoothing: float) -> None:
     """Raises ValueError unless the smoothing is in 0..1."""
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing={label_smoothing} must be in 0..1")
+
+
+def check_teacher(z_BxD: jax.Array, teacher_BxD: jax.Array, nesting: Nesting) -> None:
+    """Raises ValueError unless features and those of their teacher are of one shape, (B, D)."""
+    if z_BxD.ndim != 2 or z_BxD.shape[1] != nesting.full or teacher_BxD.shape != z_BxD.shape:
+        raise ValueError(
+            f"z has shape {z_BxD.shape} and the teacher's {teacher_BxD.shape}; both must be (B, {nesting.full}), as in "
+            f"{nesting.dims=}"
+        )

@@ -8,7 +8,7 @@ from jax import lax
 
 from mrl_jax.losses.negatives import check_negatives, rivals
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
-from mrl_jax.losses.tiles import Layout, Side, every_pair, replace
+from mrl_jax.losses.tiles import Layout, Side, every_pair, replace, without_fillers
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -61,11 +61,11 @@ class Contrastive(NamedTuple):
         matching = -half * (jax.nn.sigmoid(saved.row - saved.label) + jax.nn.sigmoid(saved.column - saved.label))
 
         def shared(g, logits, mine, theirs):
-            e = jnp.exp(logits + (mine.inside - saved.shift)[:, None] + theirs.inside[None])
+            e = jnp.exp(without_fillers(logits - saved.shift, mine, theirs))
             return e * (mine.extra[g][:, None] + theirs.extra[g][None])
 
         def separate(g, logits, mine, theirs):
-            logits = logits + mine.inside[:, None] + theirs.inside[None]
+            logits = without_fillers(logits, mine, theirs)
             by_row = mine.extra[0][g][:, None] * jnp.exp(logits - mine.extra[1][g][:, None])
             return by_row + theirs.extra[0][g][None] * jnp.exp(logits - theirs.extra[1][g][None])
 
@@ -87,9 +87,9 @@ def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
 
     def tile(row, column, row_state, column_state, diagonal):
         (rows, largest, label, own), columns = map(list, row_state), list(column_state)
-        for g, dots in enumerate(dot_products(row, column)):
+        for g, dots in enumerate(dot_products(row, column, layout.nesting)):
             logits = scaled_cosine(dots, row, column, g, scale)
-            e = jnp.exp(logits + (row.inside - shift)[:, None] + column.inside[None])
+            e = jnp.exp(without_fillers(logits - shift, row, column))
             if diagonal:
                 label[g], own[g] = jnp.diagonal(logits), jnp.diagonal(e)
             e = replace(e, row, column, diagonal, 0.0, True)
@@ -109,10 +109,10 @@ def _with_maxima(layout: Layout, u: Side, v: Side, scale):
     lowest = jnp.finfo(jnp.float32).min
 
     def logits_of(row, column, diagonal):
-        for g, dots in enumerate(dot_products(row, column)):
+        for g, dots in enumerate(dot_products(row, column, layout.nesting)):
             logits = scaled_cosine(dots, row, column, g, scale)
             label = jnp.diagonal(logits)
-            logits = logits + row.inside[:, None] + column.inside[None]
+            logits = without_fillers(logits, row, column)
             yield replace(logits, row, column, diagonal, -jnp.inf, True), label
 
     def maxima(row, column, row_state, column_state, diagonal):
@@ -188,4 +188,4 @@ def nested_contrastive(
     masked_BxK = None if negative_ids_BxK is None else negative_ids_BxK == ids_B[:, None]
     others_GxB, ahead_GxB = rivals(u_BxD, v_BxD, negatives_BxKxD, scale, nesting, masked_BxK)
     found = nested_pairs(*arguments, others_GxB)
-    return found._replace(correct=found.correct & ahead_GxB, ahead=ahead_GxB)
+    return found._replace(correct=found.correct & ahead_GxB, known={"ahead_of_negatives": ahead_GxB})

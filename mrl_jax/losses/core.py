@@ -58,7 +58,8 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array, weight: j
         weight = weight / jnp.maximum(weight.sum(), 1e-9)
         per_dim = jnp.where(weight[None] > 0, loss_GxB * weight[None], 0).sum(axis=1)
     total = jnp.sum(jnp.asarray(plan.nesting.weights, per_dim.dtype) * per_dim)
-    return NestedLoss(total, per_dim, **known), (z, head, targets, weight, saved, kept)
+    correct = known.pop("correct", None)
+    return NestedLoss(total, per_dim, correct, known=known), (z, head, targets, weight, saved, kept)
 
 
 def _backward(plan: Plan, residuals, cotangent: NestedLoss):

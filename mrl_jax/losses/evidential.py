@@ -88,7 +88,7 @@ class Dirichlet(NamedTuple):
         known = {
             "correct": inside & (label > rival),
             "uncertainty": self.n_classes / total,
-            "expected": (1 + own) / total,
+            "p_label": (1 + own) / total,
         }
         everywhere, strength = trigamma(total), _one_minus_trigamma(wrong, self.n_classes)
         saved = everywhere, (everywhere - trigamma(1 + own)) * slope, strength

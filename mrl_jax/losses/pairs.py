@@ -26,6 +26,7 @@ from mrl_jax.losses.tiles import (
     make_layout,
     power_of_two,
     replace,
+    starts,
     times,
 )
 from mrl_jax.losses.types import NestedLoss
@@ -107,12 +108,13 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
     rows, columns = layout.side(u, ids), layout.side(v, ids)
 
     def run(residual, row_extra, column_extra, matching_GxB):
-        tile = partial(_gradient_tile, criterion, residual, scale)
+        tile = partial(_gradient_tile, criterion, residual, scale, layout.nesting)
         extended = rows._replace(extra=(layout.cut(matching_GxB), row_extra)), columns._replace(extra=column_extra)
-        return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout, u), _gradients(layout, v))))
+        return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout), _gradients(layout, turned=True))))
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
+    dv = dv._replace(features=tuple(block.swapaxes(1, 2) for block in dv.features))
     d_others = None if others is None else criterion.by_others(saved, cotangents[0], others)
     return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, d_others, None
 
@@ -121,24 +123,29 @@ _pairs.defvjp(_forward, _backward)
 
 
 class _Gradient(NamedTuple):
-    """Sums over the other side: R @ its features (T, D), of d C (G, T) and of d (T,); with a leading axis of tiles."""
+    """Sums over the other side, with a leading axis of tiles: R @ its features by what each level adds of them,
+    (T, m_g - m_{g-1}) or transposed; of d C (G, T), and of d (T,).
+    """
 
-    features: jax.Array
+    features: tuple[jax.Array, ...]
     cosine: jax.Array
     sum: jax.Array
 
 
-def _gradients(layout: Layout, z: jax.Array) -> _Gradient:
-    shape = (layout.count, len(layout.nesting), layout.size)
-    return _Gradient(jnp.zeros((layout.count, layout.size, z.shape[1])), jnp.zeros(shape), jnp.zeros(shape[::2]))
+def _gradients(layout: Layout, turned: bool = False) -> _Gradient:
+    count, size, dims = layout.count, layout.size, layout.nesting.dims
+    widths = [high - low for low, high in zip((0, *dims), dims)]
+    features = tuple(jnp.zeros((count, m, size) if turned else (count, size, m)) for m in widths)
+    return _Gradient(features, jnp.zeros((count, len(dims), size)), jnp.zeros((count, size)))
 
 
-def dot_products(row: Side, column: Side) -> list[jax.Array]:
+def dot_products(row: Side, column: Side, nesting: Nesting) -> list[jax.Array]:
     """Of a tile, at every level: (T, T) each."""
-    parts = [product(a, b, (1, 1)) for a, b in zip(row.blocks, column.blocks)]
-    for g in range(1, len(parts)):
-        parts[g] = parts[g - 1] + parts[g]
-    return parts
+    found = [product(a, b, (1, 1)) for a, b in zip(row.parts, column.parts)]
+    for g, start in enumerate(starts(nesting)):
+        if start:
+            found[g] = found[g - 1] + found[g]
+    return found
 
 
 def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale: jax.Array) -> jax.Array:
@@ -146,9 +153,11 @@ def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale: jax.A
     return dots * (scale * row.inverse[g])[:, None] * column.inverse[g][None]
 
 
-def _gradient_tile(criterion, residual, scale, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool):
+def _gradient_tile(
+    criterion, residual, scale, nesting, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool
+):
     matching, row = row.extra[0], row._replace(extra=row.extra[1])
-    dots, r, rows, columns, total = dot_products(row, column), None, [], [], 0.0
+    dots, r, rows, columns, total = dot_products(row, column, nesting), None, [], [], 0.0
     for g in reversed(range(len(dots))):
         d = residual(g, scaled_cosine(dots[g], row, column, g, scale), row, column)
         d = replace(d, row, column, diagonal, 0.0, False)
@@ -159,18 +168,17 @@ def _gradient_tile(criterion, residual, scale, row: Side, column: Side, du: _Gra
         d = d * row.inverse[g][:, None] * column.inverse[g][None]
         by_cosine = d * dots[g]
         r = d if r is None else r + d
-        rounded = r.astype(row.blocks[g].dtype)
-        rows.append((product(rounded, column.blocks[g], (1, 0)), by_cosine.sum(axis=1)))
-        columns.append((product(rounded, row.blocks[g], (0, 0)), by_cosine.sum(axis=0)))
+        rounded = r.astype(row.parts[g].dtype)
+        rows.append((product(rounded, column.block(g, nesting), (1, 0)), by_cosine.sum(axis=1)))
+        columns.append((product(row.turned[g], rounded, (1, 0)), by_cosine.sum(axis=0)))
     return _add(du, rows, total), _add(dv, columns, 0.0)
 
 
 def _add(gradient: _Gradient, parts: list, total) -> _Gradient:
     """The gradient and the parts of every level, the last one first."""
     features, cosine = zip(*parts[::-1])
-    return _Gradient(
-        gradient.features + jnp.concatenate(features, axis=1), gradient.cosine + jnp.stack(cosine), gradient.sum + total
-    )
+    features = tuple(before + more for before, more in zip(gradient.features, features))
+    return _Gradient(features, gradient.cosine + jnp.stack(cosine), gradient.sum + total)
 
 
 def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale: jax.Array) -> jax.Array:
@@ -181,5 +189,5 @@ def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale:
     pull = jnp.cumsum(pull[::-1], axis=0)[::-1]
     widths = [high - low for low, high in zip((0, *dims[:-1]), dims)]
     pull_BxD = jnp.repeat(pull.T, jnp.asarray(widths), axis=1, total_repeat_length=dims[-1])
-    features = gradient.features.reshape(-1, dims[-1])[: layout.rows]
+    features = jnp.concatenate(gradient.features, axis=2).reshape(-1, dims[-1])[: layout.rows]
     return ((scale * factor_B)[:, None] * (features - pull_BxD * scaled_BxD.astype(jnp.float32))).astype(z_BxD.dtype)

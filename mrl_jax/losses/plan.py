@@ -42,7 +42,9 @@ class Criterion(Protocol):
         """S after a chunk, from its logits: G arrays (B, c), float32, and what was taken from them."""
 
     def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head, targets: jax.Array):
-        """Per-example losses (G, B), the constants of a NestedLoss by name, what `residual` needs: (G, ...) or None."""
+        """Per-example losses (G, B); `correct` and the `known` of a NestedLoss by name; what `residual` needs: (G, ...)
+        or None.
+        """
 
     def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile) -> jax.Array:
         """P - Y: the derivative of one level's per-example loss by its logits."""

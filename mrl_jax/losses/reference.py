@@ -53,7 +53,7 @@ def nested_evidential(z_BxD, kernels, biases, labels_B, nesting: Nesting, *, evi
     losses, sure = zip(*[evidential(a, labels_B, evidence=evidence, kl_weight=kl_weight) for a in logits])
     expected = [expected_probability(a, labels_B, u, evidence=evidence) for a, u in zip(logits, sure)]
     nested = _weigh(losses, [is_first(a, labels_B) for a in logits], nesting)
-    return nested._replace(uncertainty=jnp.stack(sure), expected=jnp.stack(expected))
+    return nested._replace(known={"uncertainty": jnp.stack(sure), "p_label": jnp.stack(expected)})
 
 
 def nested_margin(z_BxD, kernels, labels_B, nesting: Nesting, *, name, margin, scale) -> NestedLoss:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mrl_jax.losses.checks import check_teacher
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -20,11 +21,7 @@ def nested_regression(z_BxD: jax.Array, teacher_BxD: jax.Array, nesting: Nesting
     Raises:
       ValueError: if a shape does not fit; the message names it.
     """
-    if z_BxD.ndim != 2 or z_BxD.shape[1] != nesting.full or teacher_BxD.shape != z_BxD.shape:
-        raise ValueError(
-            f"z has shape {z_BxD.shape} and the teacher's {teacher_BxD.shape}; both must be (B, {nesting.full}), as in "
-            f"{nesting.dims=}"
-        )
+    check_teacher(z_BxD, teacher_BxD, nesting)
     z_BxD, t_BxD = z_BxD.astype(jnp.float32), jax.lax.stop_gradient(teacher_BxD).astype(jnp.float32)
     ends = jnp.asarray(nesting.dims) - 1
     dots_BxG, z2_BxG, t2_BxG = (jnp.cumsum(x, axis=1)[:, ends] for x in (z_BxD * t_BxD, z_BxD**2, t_BxD**2))

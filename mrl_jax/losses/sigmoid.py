@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
-from mrl_jax.losses.tiles import Layout, Side, every_pair, replace
+from mrl_jax.losses.tiles import Layout, Side, every_pair, replace, without_fillers
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -21,11 +21,12 @@ class Sigmoid(NamedTuple):
 
         def tile(row, column, state, _, diagonal):
             sums, largest, label = map(list, state)
-            for g, dots in enumerate(dot_products(row, column)):
+            for g, dots in enumerate(dot_products(row, column, layout.nesting)):
                 logits = bias + scaled_cosine(dots, row, column, g, scale)
                 if diagonal:
                     label[g] = jnp.diagonal(logits)
-                logits = replace(logits, row, column, diagonal, -jnp.inf, True) + column.inside[None]
+                logits = replace(logits, row, column, diagonal, -jnp.inf, True)
+                logits = without_fillers(logits, row, column)
                 sums[g] = sums[g] + jax.nn.softplus(logits).sum(axis=1)
                 largest[g] = jnp.maximum(largest[g], logits.max(axis=1))
             return tuple(map(jnp.stack, (sums, largest, label))), ()
@@ -39,7 +40,7 @@ class Sigmoid(NamedTuple):
         """The sigmoid of the logit, less one for the matching pair."""
 
         def residual(g, logits, mine, theirs):
-            logits = logits + (bias + mine.inside)[:, None] + theirs.inside[None]
+            logits = without_fillers(logits + bias, mine, theirs)
             return mine.extra[g][:, None] * jax.nn.sigmoid(logits)
 
         return run(residual, layout.cut(weights_GxB), None, -weights_GxB * jax.nn.sigmoid(-saved))

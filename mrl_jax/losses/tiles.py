@@ -16,6 +16,8 @@ from mrl_jax.nesting import Nesting
 
 # Rows and columns of a tile. CPU: the levels of a tile stay in the last cache; else: products stay large.
 _CPU_TILE, _ACCELERATOR_TILE = 512, 4096
+# A prefix of at most this share of the features may have a product of its own, see `starts`.
+_SHORT = 1 / 4
 
 
 class Layout(NamedTuple):
@@ -56,7 +58,8 @@ class Layout(NamedTuple):
     def side(self, z_BxD: jax.Array, ids_B: jax.Array | None) -> "Side":
         """One side of the pairs, not split yet."""
         z = jnp.pad(z_BxD, ((0, self.count * self.size - self.rows), (0, 0))).reshape(self.count, self.size, -1)
-        inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf)
+        filled = self.count * self.size > self.rows
+        inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf) if filled else None
         factor_B = power_of_two(z_BxD)
         inverse_GxB = inverse_norms(times(z_BxD, factor_B), self.nesting)
         ids = None if ids_B is None else self.cut(ids_B)
@@ -67,24 +70,45 @@ class Side(NamedTuple):
     """One side of the pairs, every array with a leading axis of tiles, and then of one tile.
 
     Attributes:
-      blocks: per level the features that it adds, (T, m_g - m_{g-1}); before `split`, all features (T, D) as given and
-        the power of two (T,) that they are to be multiplied by.
+      parts: per level the features that its product is taken of, see `starts`; before `split`, all features (T, D) as
+        given and the power of two (T,) that they are to be multiplied by.
       inverse: 1 / the norm of each prefix, (G, T).
-      inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits.
+      inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits. None: there are no fillers.
       ids: (T,) integers; rows and columns of the same one are duplicates. None: there are none.
       extra: what the pass at hand needs besides.
+      turned: of the rows, per level the features that it adds, transposed: sums over the rows are faster with them.
     """
 
-    blocks: tuple[jax.Array, ...]
+    parts: tuple[jax.Array, ...]
     inverse: jax.Array
-    inside: jax.Array
+    inside: jax.Array | None
     ids: jax.Array | None
     extra: Any
+    turned: tuple[jax.Array, ...] | None = None
 
     def split(self, nesting: Nesting) -> "Side":
-        """The same with its blocks."""
-        z = times(*self.blocks)
-        return self._replace(blocks=tuple(z[..., low:high] for low, high in zip((0, *nesting.dims[:-1]), nesting.dims)))
+        """The same with its parts."""
+        z = times(*self.parts)
+        return self._replace(parts=tuple(z[..., low:high] for low, high in zip(starts(nesting), nesting.dims)))
+
+    def block(self, g: int, nesting: Nesting) -> jax.Array:
+        """The features (T, m_g - m_{g-1}) that a level adds, of one tile that is split."""
+        return self.parts[g][:, (0, *nesting.dims)[g] - starts(nesting)[g] :]
+
+
+def starts(nesting: Nesting) -> tuple[int, ...]:
+    """The first feature of the product of each level, whose last one is its dim.
+
+    That of a short prefix of which half or more is new is 0: its product costs little more than that of what it adds,
+    and it is no sum of products, which the compiler takes again wherever it is read. Others add to the level before.
+    """
+    lows = (0, *nesting.dims[:-1])
+    return tuple(0 if m <= min(_SHORT * nesting.full, 2 * (m - low)) else low for low, m in zip(lows, nesting.dims))
+
+
+def without_fillers(logits: jax.Array, row: Side, column: Side) -> jax.Array:
+    """The logits of a tile (T, T), -inf where a row or a column is none of the batch."""
+    return logits if row.inside is None else logits + row.inside[:, None] + column.inside[None]
 
 
 def replace(x: jax.Array, row: Side, column: Side, diagonal: bool, value: float, matching: bool) -> jax.Array:
@@ -168,6 +192,7 @@ def _visit(layout: Layout, tile: Callable, rows, columns, row_state, column_stat
     def row(i, states):
         row_state, column_state = states
         mine = _at(rows, i).split(layout.nesting)
+        mine = mine._replace(turned=tuple(mine.block(g, layout.nesting).T for g in range(len(layout.nesting))))
 
         def column(j, states, diagonal=False):
             own, column_state = states

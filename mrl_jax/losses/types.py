@@ -1,5 +1,6 @@
 """What every nested loss returns."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -16,18 +17,14 @@ class NestedLoss(NamedTuple):
       correct: (G, B) bool; the label (or the matching pair) is ranked first, ahead of every other: a tie is none, so
         that a head of zeros is right nowhere. None where that has no meaning.
       weight: (B,) float32; how much each example counts in the batch mean. None: all the same.
-      uncertainty: (G, B) float32 in 0..1, a constant, of losses that know it; else None.
-      expected: (G, B) float32 in 0..1, the expected probability of the label, of the same losses; else None.
-      ahead: (G, B) bool; the matching pair is ahead of its row's own hard negatives. None where there are none.
+      known: what else this loss knows of every row, constants by the name that logs give their mean, (G, B) each.
     """
 
     total: jax.Array
     per_dim: jax.Array
     correct: jax.Array | None
     weight: jax.Array | None = None
-    uncertainty: jax.Array | None = None
-    expected: jax.Array | None = None
-    ahead: jax.Array | None = None
+    known: Mapping[str, jax.Array] = {}
 
     @property
     def accuracy(self) -> jax.Array | None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from nested_parity import assert_same, value_and_grad
 from scipy.special import digamma, gammaln
 
 from mrl_jax import losses, sharding
@@ -172,21 +173,6 @@ def nested_problem(nesting, tied, rows=6, classes=37):
     return arguments, jnp.asarray(rng.integers(0, classes, rows))
 
 
-def nested_value_and_grad(loss, arguments, labels, nesting, **options):
-    def total(arguments):
-        nested = loss(*arguments, labels, nesting, **options)
-        return nested.total, nested
-
-    return jax.jit(jax.value_and_grad(total, has_aux=True))(arguments)
-
-
-def assert_nested_same(found, expected):
-    def same(a, b):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * float(jnp.abs(b).max()))
-
-    jax.tree.map(same, found, expected)
-
-
 @pytest.mark.parametrize(
     ("nesting", "tied", "chunk", "evidence", "kl_weight"),
     [
@@ -198,22 +184,22 @@ def assert_nested_same(found, expected):
 def test_of_a_head_equals_that_of_its_logits(nesting, tied, chunk, evidence, kl_weight):
     arguments, labels = nested_problem(nesting, tied)
     options = {"evidence": evidence, "kl_weight": kl_weight}
-    found = nested_value_and_grad(losses.nested_evidential, arguments, labels, nesting, chunk=chunk, **options)
-    expected = nested_value_and_grad(reference.nested_evidential, arguments, labels, nesting, **options)
-    assert_nested_same(found, expected)
+    found = value_and_grad(losses.nested_evidential, arguments, labels, nesting, chunk=chunk, **options)
+    expected = value_and_grad(reference.nested_evidential, arguments, labels, nesting, **options)
+    assert_same(found, expected)
 
 
 def test_of_a_head_on_sharded_rows_and_classes_equals_one_device():
     arguments, labels = nested_problem(NESTING, tied=True, rows=8, classes=40)
-    expected = nested_value_and_grad(reference.nested_evidential, arguments, labels, NESTING, evidence="softplus",
+    expected = value_and_grad(reference.nested_evidential, arguments, labels, NESTING, evidence="softplus",
                                      kl_weight=0.01)  # fmt: skip
     mesh = sharding.make_mesh(2, 1, 4)
     specs = P("data"), P(None, "model"), P("model")
     with jax.set_mesh(mesh):
         placed = tuple(jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arguments, specs))
         labels = jax.device_put(labels, NamedSharding(mesh, P("data")))
-        found = nested_value_and_grad(losses.nested_evidential, placed, labels, NESTING, kl_weight=0.01, chunk=12)
-    assert_nested_same(found, expected)
+        found = value_and_grad(losses.nested_evidential, placed, labels, NESTING, kl_weight=0.01, chunk=12)
+    assert_same(found, expected)
 
 
 def test_a_label_of_no_class_makes_the_loss_infinite():

@@ -7,6 +7,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from nested_parity import assert_same, value_and_grad
 
 from mrl_jax import losses, sharding
 from mrl_jax.losses import reference
@@ -64,18 +65,7 @@ def nested_problem(tied, rows=8, classes=40):
 
 
 def nested_value_and_grad(loss, arguments, labels, **options):
-    def total(arguments):
-        nested = loss(*arguments, labels, NESTING, margin=0.3, scale=16.0, **options)
-        return nested.total, nested
-
-    return jax.jit(jax.value_and_grad(total, has_aux=True))(arguments)
-
-
-def assert_nested_same(found, expected):
-    def same(a, b):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * float(jnp.abs(b).max()))
-
-    jax.tree.map(same, found, expected)
+    return value_and_grad(loss, arguments, labels, NESTING, margin=0.3, scale=16.0, **options)
 
 
 @pytest.mark.parametrize(("tied", "name", "chunk"), [(True, "arcface", 11), (False, "cosface", 11),
@@ -83,7 +73,7 @@ def assert_nested_same(found, expected):
 def test_of_a_head_equals_that_of_its_cosines(tied, name, chunk):
     arguments, labels = nested_problem(tied)
     found = nested_value_and_grad(losses.nested_margin, arguments, labels, name=name, chunk=chunk)
-    assert_nested_same(found, nested_value_and_grad(reference.nested_margin, arguments, labels, name=name))
+    assert_same(found, nested_value_and_grad(reference.nested_margin, arguments, labels, name=name))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -96,7 +86,7 @@ def test_of_a_head_on_sharded_rows_and_classes_equals_one_device(tied):
         placed = tuple(jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arguments, specs))
         labels = jax.device_put(labels, NamedSharding(mesh, P("data")))
         found = nested_value_and_grad(losses.nested_margin, placed, labels, name="arcface", chunk=12)
-    assert_nested_same(found, expected)
+    assert_same(found, expected)
 
 
 def test_a_label_of_no_class_makes_the_loss_of_a_head_infinite():

@@ -97,12 +97,14 @@ def test_correct_is_ahead_of_the_negatives_too_and_a_tie_is_not():
     expected = reference.nested_contrastive(u, v, scale, NESTING, negatives_BxKxD=x)
     np.testing.assert_array_equal(found.correct, expected.correct)
     without = losses.nested_contrastive(u, v, scale, NESTING)
-    np.testing.assert_array_equal(found.correct, without.correct & found.ahead)
-    assert without.ahead is None
-    assert 0 < found.ahead.mean() < 1
+    np.testing.assert_array_equal(found.correct, without.correct & found.known["ahead_of_negatives"])
+    assert not without.known
+    assert 0 < found.known["ahead_of_negatives"].mean() < 1
     tied = compiled(4, False)((u, v, x.at[:, 1].set(v), scale))[0][1]
-    assert not tied.ahead.any()
-    assert compiled(4, True)((u, v, x, scale))[0][1].ahead[:, 2].all(), "of row 2 no negative is left"
+    assert not tied.known["ahead_of_negatives"].any()
+    assert compiled(4, True)((u, v, x, scale))[0][1].known["ahead_of_negatives"][:, 2].all(), (
+        "of row 2 no negative is left"
+    )
 
 
 def test_a_shared_batch_equals_one_device():
@@ -112,7 +114,7 @@ def test_a_shared_batch_equals_one_device():
     def local(u, v, x, scale, axis_name="data"):
         return losses.nested_contrastive(u, v, scale, NESTING, chunk=2, axis_name=axis_name, negatives_BxKxD=x)
 
-    results = losses.NestedLoss(P(), P(), P(None, "data"), ahead=P(None, "data"))
+    results = losses.NestedLoss(P(), P(), P(None, "data"), known={"ahead_of_negatives": P(None, "data")})
     shared = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows, P()), out_specs=results)
 
     def value_and_grad(fn):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrl_jax import losses
-from mrl_jax.losses import reference
+from mrl_jax.losses import reference, tiles
 from mrl_jax.nesting import Nesting, truncate
 
 NESTING = Nesting((3, 9, 24), (1.0, 0.5, 2.0))
@@ -255,3 +255,8 @@ def test_duplicates_far_below_the_scale_are_no_negatives_either():
     found = jax.jit(lambda a: losses.nested_contrastive(*a, NESTING, chunk=4, ids_B=IDS).total)(arguments)
     expected = jax.jit(lambda a: without_duplicates("contrastive", a, IDS))(arguments)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_only_short_prefixes_that_are_mostly_new_have_products_of_their_own():
+    assert tiles.starts(Nesting.halving(64, 4)) == (0, 0, 0, 16, 32)
+    assert tiles.starts(Nesting.uniform(64, 4))[:4] == (0, 0, 8, 12)
