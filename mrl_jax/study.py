@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
-from mrl_jax.choices import choose
+from mrl_jax.choices import choose, whole_numbers
 from mrl_jax.evals import EVALUATORS, adaptive, fewshot
 from mrl_jax.feature_pairs import Pair
 from mrl_jax.studies import KINDS, gradcam, longtail
@@ -30,13 +30,13 @@ _OPTIONS = {
     "groups": (flags.DEFINE_list, "longtail: training rows below which is the tail, and above which is the head."),
     "hierarchy": (flags.DEFINE_string, "superclass: a JSON or CSV file from class to superclass, or 'wordnet'."),
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
-    "ks": (flags.DEFINE_list, "retrieval: depths of the metrics; re-ranking is measured at the first one."),
+    "ks": (flags.DEFINE_list, "retrieval, quantization: depths of the metrics; retrieval re-ranks at the first."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
-    "shortlist": (flags.DEFINE_integer, "retrieval: rows that adaptive retrieval re-ranks."),
+    "shortlist": (flags.DEFINE_integer, "retrieval, quantization: rows that are re-ranked."),
     "shortlists": (flags.DEFINE_list, "retrieval: lengths of shortlists to compare besides."),
     "shots": (flags.DEFINE_list, "fewshot: support rows of a class, each number in turn."),
     "splits": (flags.DEFINE_integer, "adaptive: random splits to repeat on."),
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> None:
     choose("--probe", options.probe, PROBES)
     if options.name is not None:
         results.check_name(options.name, (*EVALUATORS, *KINDS))
-    dims = trained.whole_numbers(options.dims)
+    dims = whole_numbers("--dims", options.dims)
     if not (options.out or options.workdir):
         raise ValueError("--out is needed: the folder that results/ and plots/ go to")
     pair, step = open_pair(options)

@@ -22,6 +22,7 @@ SMALL = {
     "longtail": {"imbalance": 3.0, "groups": (3, 5)},
     "adaptive": {"splits": 3},
     "gradcam": {"rows": (3, 0)},
+    "quantization": {"ks": (5, 10), "shortlist": 12},
     "retrieval": {"ks": (5, 10), "shortlist": 8, "shortlists": (6, 12)},
 }
 
@@ -215,6 +216,21 @@ def test_depths_and_shortlists_that_cannot_be_are_refused_before_any_search(run,
             KINDS["retrieval"](own, **small | change)
 
 
+def test_codes_that_are_all_rescored_find_what_floats_find(run, tmp_path):
+    own = subject(run, tmp_path)
+    rows, full = len(own.pair.train.z), own.dims[-1]
+    found = KINDS["quantization"](own, ks=(5,), shortlist=rows)
+    exact = found.values[f"map@5_float32@{full}"]
+    for name in ("float32", "int8", "binary"):
+        assert found.values[f"map@5_{name}_rescored@{own.dims[0]}"] == pytest.approx(exact)
+    alone = [found.values[f"map@5_{name}@{own.dims[0]}"] for name in ("float32", "int8", "binary")]
+    assert len(set(alone)) > 1
+    assert found.details["bytes_per_row"][f"int8@{full}"] == full
+    assert found.details["bytes_per_row"][f"binary@{full}"] == full // 8
+    with pytest.raises(ValueError, match=f"--ks={rows + 1}: give depths"):
+        KINDS["quantization"](own, ks=(rows + 1,))
+
+
 def test_labels_beyond_the_classes_are_refused(run, tmp_path):
     path, pair = run
     wrong = pair._replace(test=pair.test._replace(labels=np.asarray(pair.test.labels) + 3))
@@ -250,3 +266,13 @@ def test_retrieval_numbers_are_those_of_a_ranking_by_hand(run, tmp_path):
     full = own.dims[-1]
     assert found.details["adaptive"][f"mflops/{dim}-{full}"] == (len(train.z) * dim + 8 * full) / 1e6
     assert {key.partition(":")[2] for key in found.details["shortlists"]} == {"6", "12"}
+
+
+def test_the_probe_command_takes_dims_and_says_what_is_none(tmp_path):
+    bare(tmp_path)
+    sides = [f"--{name}={tmp_path}/{name}.npy,{tmp_path}/{name}_labels.npy" for name in ("train", "test")]
+    arguments = ("mrl_jax.probe", *sides, f"--out={tmp_path}/out", "--methods=knn")
+    command.finish(command.start(*arguments, "--dims=4,16"))
+    found = json.loads((tmp_path / "out" / "results" / "probe.json").read_text())
+    assert {results.split_name(name)[1] for name in found["values"]} == {4, 16}
+    assert "error: --dims=x: give whole numbers" in command.finish(command.start(*arguments, "--dims=x"), expect=1)

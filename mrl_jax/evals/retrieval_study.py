@@ -78,6 +78,21 @@ def check_labels(rows: int, labels_N: np.ndarray, queries: int, labels_Q: np.nda
             raise ValueError(f"{name} labels must be integers that are not negative, not {labels.dtype}")
 
 
+def check_lengths(rows: int, ks: Sequence[int], shortlist: int, shortlists: Sequence[int] = ()) -> None:
+    """Raises ValueError unless a gallery of `rows` has rankings of these depths, and shortlists of these lengths."""
+    if not ks or not all(1 <= k <= rows for k in ks):
+        raise ValueError(f"--ks={','.join(map(str, ks))}: give depths in 1..{rows}, the rows of the training split")
+    if shortlist < ks[0]:
+        raise ValueError(
+            f"--shortlist={shortlist} must be at least {ks[0]}, the first of --ks: re-ranking is measured there"
+        )
+    if wrong := [length for length in shortlists if not ks[0] <= length <= rows]:
+        raise ValueError(
+            f"--shortlists={','.join(map(str, shortlists))}: {wrong} are not in {ks[0]}..{rows}, from the first of "
+            "--ks to the rows of the training split"
+        )
+
+
 def counts(labels_N: np.ndarray, labels_Q: np.ndarray) -> np.ndarray:
     """How many gallery rows have the label of each query, (Q,)."""
     return np.bincount(labels_N, minlength=int(labels_Q.max()) + 1)[labels_Q]

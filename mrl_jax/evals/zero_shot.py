@@ -1,6 +1,6 @@
 """Classification of images by the names of the classes alone (CLIP, section 3.1), at every dim."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ class ZeroShot:
         Raises:
           ValueError: for no template, or one without {}.
         """
-        if not templates or any(template.count("{}") != 1 for template in templates):
-            raise ValueError(f"evals.zero_shot.templates={templates!r}: each needs one {{}} for the name of the class")
+        check_templates("evals.zero_shot.templates", templates)
         self._split, self._templates, self._dims = split, tuple(templates), tuple(dims)
 
     def check(self, what: str, kind: str, split: Callable[[str], Any]) -> None:
@@ -44,19 +43,33 @@ class ZeroShot:
         if names is None or found.label_N.ndim > 1:
             raise ValueError(f"zero_shot needs names of classes and one label an example: not split {self._split!r}")
         classes, label_N = np.unique(found.label_N, return_inverse=True)
-        prompts = [template.format(names[c]) for c in classes for template in self._templates]
-        z_CxPxD = self._embed(store, prompts).reshape(len(classes), len(self._templates), -1)
-        k = min(5, len(classes))
-        for dim in dims_of(store.nesting, self._dims):
-            cut = z_CxPxD[:, :, :dim]
-            cut = cut / np.maximum(np.linalg.norm(cut, axis=2, keepdims=True), 1e-30)
-            _, (nearest_NxK,) = exact.search(found.z_NxD[:, :dim], cut.mean(axis=1), (dim,), k)
-            hits = nearest_NxK == label_N[:, None]
-            yield f"top1@{dim}", float(hits[:, 0].mean())
-            yield f"top5@{dim}", float(hits.any(axis=1).mean())
+        z_CxPxD = embed_names(store, [names[c] for c in classes], self._templates)
+        yield from accuracies(found.z_NxD, label_N, z_CxPxD, dims_of(store.nesting, self._dims))
 
-    def _embed(self, store: FeatureStore, prompts: list[str]) -> np.ndarray:
-        tokens = store.tokenize(prompts)
-        filled = np.concatenate([tokens, np.repeat(tokens[-1:], -len(tokens) % BATCH, axis=0)])
-        parts = [store.embed({"tokens": filled[i : i + BATCH]}) for i in range(0, len(filled), BATCH)]
-        return np.concatenate(parts)[: len(tokens)]
+
+def check_templates(field: str, templates: Sequence[str]) -> None:
+    """Raises ValueError for no template, or one without {}."""
+    if not templates or any(template.count("{}") != 1 for template in templates):
+        raise ValueError(f"{field}={tuple(templates)!r}: each needs one {{}} for the name of the class")
+
+
+def embed_names(store: FeatureStore, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """The embeddings (C, P, D) of the P prompts of each of C names."""
+    tokens = store.tokenize([template.format(name) for name in names for template in templates])
+    filled = np.concatenate([tokens, np.repeat(tokens[-1:], -len(tokens) % BATCH, axis=0)])
+    parts = [store.embed({"tokens": filled[i : i + BATCH]}) for i in range(0, len(filled), BATCH)]
+    return np.concatenate(parts)[: len(tokens)].reshape(len(names), len(templates), -1)
+
+
+def accuracies(
+    z_NxD: np.ndarray, label_N: np.ndarray, z_CxPxD: np.ndarray, dims: Sequence[int]
+) -> Iterator[tuple[str, float]]:
+    """Yields `top1@dim` and `top5@dim` of images by the embeddings of the prompts of all classes."""
+    k = min(5, len(z_CxPxD))
+    for dim in dims:
+        cut = z_CxPxD[:, :, :dim]
+        cut = cut / np.maximum(np.linalg.norm(cut, axis=2, keepdims=True), 1e-30)
+        _, (nearest_NxK,) = exact.search(z_NxD[:, :dim], cut.mean(axis=1), (dim,), k)
+        hits = nearest_NxK == label_N[:, None]
+        yield f"top1@{dim}", float(hits[:, 0].mean())
+        yield f"top5@{dim}", float(hits.any(axis=1).mean())

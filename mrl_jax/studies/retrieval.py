@@ -32,7 +32,7 @@ def run(
       ValueError: for lengths or labels that do not fit.
     """
     train, test, dims = subject.pair.train, subject.pair.test, subject.dims
-    _check(len(train.z), ks, shortlist, shortlists)
+    retrieval_study.check_lengths(len(train.z), ks, shortlist, shortlists)
     gallery, queries = of(train.z), np.asarray(test.z, np.float32)
     measured = retrieval_study.run(gallery, train.labels, queries, test.labels, dims, ks=tuple(ks), shortlist=shortlist)
     values: dict[str, float] = {}
@@ -54,20 +54,6 @@ def run(
         for metric in ("map", "map_paper", "top1"):
             details["shortlists"][f"{metric}@{ks[0]}/{start}-{dims[-1]}:{length}"] = scored[metric]
     return Finding(values, details | {"shortlist": shortlist}, [], [_figure(values, details, dims, ks[0])])
-
-
-def _check(rows: int, ks: Sequence[int], shortlist: int, shortlists: Sequence[int]) -> None:
-    if not ks or not all(1 <= k <= rows for k in ks):
-        raise ValueError(f"--ks={','.join(map(str, ks))}: give depths in 1..{rows}, the rows of the training split")
-    if shortlist < ks[0]:
-        raise ValueError(
-            f"--shortlist={shortlist} must be at least {ks[0]}, the first of --ks: re-ranking is measured there"
-        )
-    if wrong := [length for length in shortlists if not ks[0] <= length <= rows]:
-        raise ValueError(
-            f"--shortlists={','.join(map(str, shortlists))}: {wrong} are not in {ks[0]}..{rows}, from the first of "
-            "--ks to the rows of the training split"
-        )
 
 
 def _figure(values: Mapping[str, float], details: Mapping[str, Any], dims: Sequence[int], k: int) -> results.Lines:
