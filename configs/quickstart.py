@@ -1,4 +1,4 @@
-"""Icons of six fonts, tested on a font never seen: the whole of MRL in about a minute on two CPU cores.
+"""Icons of six fonts, tested on a font never seen: the whole of MRL in about two minutes on two CPU cores.
 
     python -m mrl_jax.train --config=configs/quickstart.py --workdir=runs/q
     python -m mrl_jax.train --config=configs/quickstart.py:ff=8 --workdir=runs/q_ff8
@@ -22,7 +22,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.model = {**defaults.resnet("10"), "base_width": 32}
     c.data.train_ops = "decode|random_shift(4)"
 
-    c.optim = {**defaults.sgd(0.05), "weight_decay": 1e-3, "no_decay": "bn"}
+    c.optim = {**defaults.sgd(0.05), "weight_decay": 5e-3, "no_decay": "bn"}
     c.schedule.warmup_steps = 50
     c.checkpoint.every = 200
     return defaults.apply_mode(c, mode, size=32, channels=1)

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -48,3 +48,10 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
 def _keywords(fn: Callable) -> dict[str, Any]:
     """The keyword-only parameters with their defaults."""
     return {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def whole_numbers(flag: str, words: Sequence[str]) -> tuple[int, ...]:
+    """The values of a flag that lists whole numbers. Raises ValueError for a word that is none."""
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(f"{flag}={','.join(words)}: give whole numbers separated by commas, for example 8,12,16")
+    return tuple(int(word) for word in words)

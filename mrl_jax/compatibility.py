@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, matched_sets, report, results, trained
+from mrl_jax import commands, matched_sets, report, results
+from mrl_jax.choices import whole_numbers
 from mrl_jax.evals import compatibility
 from mrl_jax.matched_sets import Sets
 from mrl_jax.nesting import Nesting
@@ -198,7 +199,7 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     queries = matched_sets.parse("--queries", options.queries)
     galleries = matched_sets.parse("--galleries", options.galleries)
-    dims = trained.whole_numbers(options.dims)
+    dims = whole_numbers("--dims", options.dims)
     compatibility.check_metrics(options.metrics)
     _check_rules(options)
     if options.independent and not (options.independent in queries and options.independent in galleries):

@@ -1,7 +1,7 @@
 """The features that a command works on: a training and a test set of one model, and which dims of them were trained."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,12 +25,22 @@ def of_run(path: pathlib.Path, step: int | None, data_dir: str | None) -> Pair:
     """Train and eval features of a run's checkpoint, embedded into PATH/features/STEP where they are not there yet."""
     step = trained.choose_step(path, step)
     base = trained.config_of(path, step, data_dir=data_dir)
-    found = []
-    for split in (base.data.train_split, base.data.eval_split):
-        out = path / "features" / str(step) / split.replace("/", "_")
-        extract.extract(path, step, trained.over(base, None, split, None, None), out)
-        found.append(features_dir.open_features(out))
-    return pair(*found)
+    splits = base.data.train_split, base.data.eval_split
+    return pair(*(kept(path, step, trained.over(base, None, s, None, None), s.replace("/", "_")) for s in splits))
+
+
+def kept(path: pathlib.Path, step: int, config: Any, name: str) -> Features:
+    """Features of a checkpoint over the data of `config`, as `trained.over` gives it, embedded into
+    PATH/features/STEP/NAME where they are not there yet.
+    """
+    out = path / "features" / str(step) / name
+    extract.extract(path, step, config, out)
+    return features_dir.open_features(out)
+
+
+def folder_name(text: str) -> str:
+    """The text with _ for what does not belong into the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
 
 
 def pair(train: Features, test: Features) -> Pair:

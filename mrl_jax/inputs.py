@@ -56,12 +56,20 @@ def batches(
     stages = []
     labels = (source.max_labels,) if source.max_labels > 1 else ()
     for first, transform in of(config, source).train:
-        record = transform(source.records[0], np.random.default_rng(0))
-        batch = {
-            n: jax.ShapeDtypeStruct((config.batch_size, *record[n].shape), record[n].dtype) for n in transform.fields
-        }
+        batch = _abstract(transform, source, config.batch_size)
         stages.append((first, batch | {"label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32)}))
     return stages
+
+
+def eval_batch(config: ml_collections.ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a model sees of a batch of data.eval_split, abstract."""
+    source = eval_source(config, config.data.eval_split)
+    return model_inputs(_abstract(of(config, source).evaluation, source, config.data.eval_batch_size))
+
+
+def _abstract(transform: pipeline.Transform, source: sources.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    record = transform(source.records[0], np.random.default_rng(0))
+    return {name: jax.ShapeDtypeStruct((rows, *record[name].shape), record[name].dtype) for name in transform.fields}
 
 
 def train_source(data: ml_collections.ConfigDict) -> sources.Source:
@@ -128,6 +136,16 @@ def check_text(kind: str, text: Mapping[str, Any], defaults: Mapping[str, Any]) 
                 f"data.text.{name}={value!r} has no meaning for data.kind={kind!r}: set it to {defaults[name]!r}, or "
                 f"data.kind to one of {kinds}"
             )
+
+
+def cut_share(config: ml_collections.ConfigDict, source: sources.Source, looked_at: int = 1000) -> float:
+    """The share of records that data.text.context cuts a text of, of so many spread over the source; 0 as prepared."""
+    context, fields = config.data.text.context, KINDS[config.data.kind][1] - {"image"}
+    if not fields or not 0 < context < source.context:
+        return 0.0
+    chosen = np.unique(np.linspace(0, len(source.records) - 1, looked_at).astype(int))
+    records = (source.records[int(i)] for i in chosen)
+    return sum(any(len(record[name]) > context for name in fields) for record in records) / len(chosen)
 
 
 def _images(config, source):

@@ -56,6 +56,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
     _check_numbers(config)
+    _check_expressions(config)
     training = num_classes is None
     nesting = Nesting(tuple(config.nesting.dims), tuple(config.nesting.weights) or None)
     if config.nesting.sample:
@@ -84,7 +85,10 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     if training:
         _check_patterns(config.optim, state.params)
     for _, other in stages[1:]:
-        _check_shape(model, state, batch, other)
+        _check_shape(model, state, batch, other, "data.resolution")
+    shown = inputs.eval_batch(config)
+    if config.evals:
+        _check_shape(model, state, batch, shown, "data.eval_ops")
     shardings = sharding.of_tree(state, mesh, config.sharding.rules, config.sharding.fsdp_min_size)
     state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
     return Parts(config, mesh, nesting, source, model, objective, subs, schedule, tx, stages, state, evaluators)
@@ -99,7 +103,6 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     stages = inputs.batches(config, source)
-    inputs.of(config, inputs.eval_source(config, config.data.eval_split))
     if source.max_labels > 1 and config.loss.name not in objectives.MULTI_LABEL:
         raise ValueError(
             f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
@@ -145,7 +148,12 @@ def _sub_models(
     return [switchable.SubModel(w, model.nestings[w], by_width[w], model.owned(batch, w)) for w in model.widths]
 
 
-def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+def _check_shape(
+    model: models.Model, state: step.State, batch: Mapping[str, Any], other: Mapping[str, Any], field: str
+) -> None:
+    """Raises ValueError, naming the field, for images that the model of the first batch does not take."""
+    if "image" not in other or other["image"].shape[1:] == batch["image"].shape[1:]:
+        return
     try:
         jax.eval_shape(
             lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
@@ -154,9 +162,8 @@ def _check_shape(model: models.Model, state: step.State, batch: Mapping[str, Any
         )
     except Exception as error:  # Linen's own types, by module
         raise ValueError(
-            f"data.resolution: a model made for images of {batch['image'].shape[1:3]} does not take "
-            f"{other['image'].shape[1:3]} "
-            f"({error}); a ViT needs model.posemb='sincos2d' for that"
+            f"{field}: a model made for images of {batch['image'].shape[1:]} does not take "
+            f"{other['image'].shape[1:]} ({error}); a ViT needs model.posemb='sincos2d' for another size"
         ) from error
 
 
@@ -178,6 +185,19 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     if config.optim.ema >= 1:
         raise ValueError(f"optim.ema={config.optim.ema} must be in [0, 1), for example 0.9999; 0 for no average")
     choose("nan_policy", config.nan_policy, ("stop", "skip"))
+
+
+def _check_expressions(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for what should be a regular expression and is none."""
+    fields = [("optim.freeze", config.optim.freeze), ("optim.no_decay", config.optim.no_decay)]
+    fields += [("init.skip", config.init.skip)]
+    fields += [("optim.multipliers", pattern) for pattern, _ in config.optim.multipliers]
+    fields += [("sharding.rules", pattern) for pattern, _ in config.sharding.rules]
+    for field, pattern in fields:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{field}: {pattern!r} is no regular expression ({error})") from error
 
 
 def _check_patterns(options: Mapping[str, Any], params: Any) -> None:

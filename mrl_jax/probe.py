@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
-from mrl_jax.choices import choose
+from mrl_jax.choices import choose, whole_numbers
 from mrl_jax.evals import EVALUATORS, baselines
 from mrl_jax.evals.features import dims_of
 from mrl_jax.evals.problem import make_problem
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     """The command."""
     del argv
     options = flags.FLAGS
-    dims = trained.whole_numbers(options.dims)
+    dims = whole_numbers("--dims", options.dims)
     methods = options.methods or list(baselines.DEFAULT)
     for method in methods:
         choose("--methods", method, baselines.METHODS)

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, extract, features_dir, results, trained
+from mrl_jax import commands, results, trained
 from mrl_jax import report as pages
-from mrl_jax.choices import choose, nearest
+from mrl_jax.choices import choose, nearest, whole_numbers
 from mrl_jax.data import corruptions, sources
 from mrl_jax.evals import robustness
 from mrl_jax.evals.features import dims_of
 from mrl_jax.evals.robustness import Accuracies
+from mrl_jax.feature_pairs import folder_name, kept
 from mrl_jax.features_dir import Features
 from mrl_jax.models import heads
 from mrl_jax.nesting import Nesting
@@ -74,9 +75,7 @@ def open_subject(path: pathlib.Path, step: int | None, dims: Sequence[int], data
 def _features(
     path: pathlib.Path, step: int, config: Any, dataset: str | None, split: str, ops: str | None, name: str
 ) -> Features:
-    out = path / "features" / str(step) / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    extract.extract(path, step, trained.over(config, dataset, split, ops, None), out)
-    return features_dir.open_features(out)
+    return kept(path, step, trained.over(config, dataset, split, ops, None), folder_name(name))
 
 
 def measure(subject: Subject, found: Features, what: str) -> Accuracies:
@@ -223,7 +222,7 @@ def main(argv: list[str]) -> None:
     kinds = options.corruptions or ([] if options.set else list(corruptions.KINDS))
     for kind in kinds:
         choose("--corruptions", kind, corruptions.KINDS)
-    severities = trained.whole_numbers(options.severities)
+    severities = whole_numbers("--severities", options.severities)
     if not severities or not set(severities) <= set(corruptions.SEVERITIES):
         raise ValueError(f"--severities={','.join(options.severities)} must be of {list(corruptions.SEVERITIES)}")
     baseline = read_baseline(options.baseline, kinds, severities) if options.baseline else {}
@@ -231,7 +230,7 @@ def main(argv: list[str]) -> None:
     data = trained.config_of(path, step, data_dir=options.data_dir).data
     for name in options.set:  # what is not there is told before anything is embedded
         sources.load(*locate(name, data.eval_split), data_dir=data.dir)
-    subject = open_subject(path, step, trained.whole_numbers(options.dims), options.data_dir)
+    subject = open_subject(path, step, whole_numbers("--dims", options.dims), options.data_dir)
     if options.set:
         report(subject, "shifted", *shifted(subject, options.set), ("top1", *RETRIEVAL))
     if kinds:

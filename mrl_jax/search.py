@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, features_dir, indexes, results, trained, writers
+from mrl_jax import commands, features_dir, indexes, results, writers
+from mrl_jax.choices import whole_numbers
 from mrl_jax.evals import planner, plans
 from mrl_jax.evals.gallery import Gallery
 from mrl_jax.features_dir import Features
@@ -63,7 +64,7 @@ def make_plan(gallery: Gallery, gallery_labels, queries: Features, options, path
 
 def choose_dims(words: Sequence[str], known: Sequence[int], full: int) -> list[int]:
     """The dims of --dims, or else the default ones; says which are not among the trained, where these are known."""
-    dims = list(trained.whole_numbers(words)) or default_dims(known, full)
+    dims = list(whole_numbers("--dims", words)) or default_dims(known, full)
     if known and (others := sorted(set(dims) - set(known))):
         print(f"Not trained, tried all the same: dims {others} (trained: {list(known)}).")
     return dims

@@ -4,6 +4,7 @@ import os
 from typing import Any, NamedTuple
 
 from mrl_jax import checkpoints, inputs, parts, warm_start
+from mrl_jax import config as configs
 from mrl_jax.step import State
 
 
@@ -28,12 +29,13 @@ def begin(run: parts.Parts, directory: os.PathLike | str) -> Start:
     state; else a fresh one. Writes nothing.
 
     Raises:
-      ValueError, FileNotFoundError: see `warm_start`; or for texts of another tokenizer than that of the training.
+      ValueError, FileNotFoundError: see `warm_start`; or for a checkpoint of another config or another tokenizer.
       DamagedError: see `checkpoints`.
     """
 
     def check(record):
         inputs.check_tokenizer(record.get("tokenizer"), run.train_source, str(directory))  # None in runs of images
+        configs.check_resumable(record["config"], configs.to_json(run.config), directory)
 
     found, init = checkpoints.restore(directory, run.abstract_state, check), run.config.init
     if found is not None:

@@ -11,6 +11,7 @@ import ml_collections
 
 from mrl_jax import checkpoints, inputs, parts, recalibrate, sharding
 from mrl_jax import config as configs
+from mrl_jax.choices import whole_numbers
 from mrl_jax.step import EVALUATED, evaluated
 
 
@@ -54,15 +55,8 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     if data_dir:
         config.data.dir = data_dir
     for evaluator in config.evals.values():
-        evaluator.dims = whole_numbers(dims) or evaluator.dims
+        evaluator.dims = whole_numbers("--dims", dims) or evaluator.dims
     return config.lock()
-
-
-def whole_numbers(dims: Sequence[str]) -> tuple[int, ...]:
-    """The values of `--dims`. Raises ValueError for a word that is not a whole number."""
-    if not all(dim.isdecimal() for dim in dims):
-        raise ValueError(f"--dims={','.join(dims)}: give whole numbers separated by commas, for example 8,12,16")
-    return tuple(int(dim) for dim in dims)
 
 
 def over(

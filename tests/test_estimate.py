@@ -86,7 +86,8 @@ def test_what_is_told(ran):
 
 def test_the_command_plans_for_more_devices_than_there_are_and_writes_nothing(tmp_path):
     arguments = ("--dry_run", "--config.mesh.data=8", "--config.mesh.model=3", "--accelerator=h100")
-    data = (f"--config.data.dir={tmp_path}", "--config.data.name=tfds:none", "--config.data.train_ops=decode(1)")
+    ops = ("--config.data.train_ops=decode(1)", "--config.data.eval_ops=decode(1)")
+    data = (f"--config.data.dir={tmp_path}", "--config.data.name=tfds:none", *ops)
     process = command.start(
         "mrl_jax.train",
         "--config=tests/tiny.py",

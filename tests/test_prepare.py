@@ -21,10 +21,9 @@ def test_the_command_prepares_what_training_reads(tmp_path):
     output = command.finish(run(source, tmp_path / "d", "--splits=train:0.8,test:0.2", "--workers=1", "--licence=x"))
     assert "train: 32 examples in 1 shards" in output
     assert f"Train on it with --config.data.name=array_record:{tmp_path / 'd'}" in output
+    ops = "decode(1)|resize_small(16)|center_crop(16)"
     run_parts = parts.assemble(
-        tiny.config(
-            data__name=f"array_record:{tmp_path / 'd'}", data__train_ops="decode(1)|resize_small(16)|center_crop(16)"
-        )
+        tiny.config(data__name=f"array_record:{tmp_path / 'd'}", data__train_ops=ops, data__eval_ops=ops)
     )
     batches = parts.train_batches(run_parts, 0)
     assert next(batches)["image"].shape == (16, 16, 16, 1)

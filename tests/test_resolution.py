@@ -39,7 +39,10 @@ def test_the_line_is_rounded_to_multiples():
         ({"data__resolution": {"points": ((0.5, 16), (0.2, 32)), "multiple": 8}}, "rising in 0..1"),
         ({"data__resolution": {"points": ((0.0, 16), (2.0, 32)), "multiple": 8}}, "rising in 0..1"),
         ({"data__resolution": {"points": ((0.5, 16),), "multiple": 32}}, "multiple=32 must be positive and at most"),
-        ({"model__posemb": "learn"}, r"made for images of \(16, 16\) does not take \(24, 24\).*posemb='sincos2d'"),
+        (
+            {"model__posemb": "learn"},
+            r"made for images of \(16, 16, 1\) does not take \(24, 24, 1\).*posemb='sincos2d'",
+        ),
     ],
     ids=range(6),
 )

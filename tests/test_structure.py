@@ -1,6 +1,7 @@
 """The dependency directions of the package."""
 
 import ast
+import collections
 import pathlib
 import subprocess
 import sys
@@ -20,6 +21,7 @@ COMMANDS = {
     "study",
     "tokenizer",
     "train",
+    "zero_shot",
 }
 # What a module may import of the package, by its first path component; a command may import anything but a command.
 FOUNDATION = {"nesting", "choices", "trees"}
@@ -55,7 +57,7 @@ ALLOWED = {
     "gradient_cache": {"accumulate"},
     "accumulate": {"sharding"},
     "estimate": {"config", "flops", "parts", "sharding", "trees"},
-    "start": {"checkpoints", "inputs", "parts", "step", "warm_start"},
+    "start": {"checkpoints", "config", "inputs", "parts", "step", "warm_start"},
     "warm_start": {"checkpoints", "models", "step", "trees", "weights", "widths"},
     "progress": FOUNDATION,
     "metrics": {"progress", "writers"},
@@ -67,7 +69,7 @@ ALLOWED = {
     "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
     "matched_sets": FOUNDATION | {"data", "evals", "feature_pairs", "features_dir"},
     "features_writer": {"features_dir", "writers"},
-    "trained": {"checkpoints", "config", "inputs", "parts", "recalibrate", "sharding", "step"},
+    "trained": {"checkpoints", "choices", "config", "inputs", "parts", "recalibrate", "sharding", "step"},
     "inputs": FOUNDATION | {"data"},
     "extract": FOUNDATION
     | {"data", "features_dir", "features_writer", "inputs", "parts", "progress", "sharding", "trained", "workdir"},
@@ -133,3 +135,23 @@ def test_the_loop_knows_no_backbone_loss_or_evaluator():
 def test_tensorflow_is_never_imported():
     code = "import sys, mrl_jax.train, mrl_jax.evaluate, mrl_jax.prepare; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_no_two_modules_of_the_tests_share_a_name():
+    """Pytest puts the folder of every test file on the path: which of two would be imported depends on the order."""
+    names = collections.Counter(path.stem for path in (ROOT / "tests").rglob("*.py") if path.stem != "conftest")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_two_modules_that_tests_import_define_one_flag():
+    """All tests share one process or two, in which a flag can be defined once; a required one must be given always."""
+    tested = {module for path in (ROOT / "tests").rglob("*.py") for module in imports(path)}
+    names = collections.Counter()
+    for module in tested:
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        for node in ast.parse(path.read_text()).body if path.exists() else []:
+            call = getattr(node, "value", None)
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "").startswith("DEFINE_"):
+                assert not any(keyword.arg == "required" for keyword in call.keywords), f"{path}: {ast.unparse(call)}"
+                names[ast.literal_eval(call.args[0])] += 1
+    assert [name for name, count in names.items() if count > 1] == []

@@ -10,7 +10,7 @@ import text
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import parts, sharding
+from mrl_jax import inputs, parts, sharding
 from mrl_jax.data import sources
 
 TEXT = {"name": "masked_lm", "chunk": 0}
@@ -67,9 +67,20 @@ def test_accuracy_of_the_evaluator_is_that_of_the_logits(corpus):
         np.testing.assert_allclose(values[f"top1@{m}"], count / total, atol=1e-6)
 
 
-def test_another_tokenizer_is_refused(corpus, tmp_path):
-    from mrl_jax import inputs
+def test_texts_longer_than_the_context_asked_for_are_counted(corpus):
+    def share(context):
+        own = config(corpus, data__text__context=context)
+        return inputs.cut_share(own, inputs.train_source(own.data))
 
+    records = sources.load(f"array_record:{corpus}", "train", data_dir=".").records
+    lengths = np.array([len(records[i]["tokens"]) for i in range(len(records))])
+    assert 0 < (lengths > 15).mean() == share(15)
+    assert share(0) == share(16) == 0
+    images = tiny.config()
+    assert inputs.cut_share(images, inputs.train_source(images.data)) == 0
+
+
+def test_another_tokenizer_is_refused(corpus, tmp_path):
     source = sources.load(f"array_record:{corpus}", "train", data_dir=".")
     inputs.check_tokenizer(None, source, "x")
     inputs.check_tokenizer(source.vocabulary.sha256, source, "x")

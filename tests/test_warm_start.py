@@ -96,7 +96,8 @@ def drawn(config, path):
     run, rng = parts.assemble(config), np.random.default_rng(0)
     state = jax.tree.map(lambda x: jax.device_put(rng.random(x.shape).astype(x.dtype), x.sharding), run.abstract_state)
     saver = checkpoints.Checkpoints(path / "checkpoints", keep=2, keep_period=0)
-    saver.save(2, state, {"tokenizer": inputs.tokenizer_of(run.train_source), "evaluated": 2, "init": None})
+    about = {"config": defaults.to_json(config), "tokenizer": inputs.tokenizer_of(run.train_source)}
+    saver.save(2, state, about | {"evaluated": 2, "init": None})
     saver.close()
     return path
 
@@ -168,6 +169,8 @@ def test_a_run_that_goes_on_with_another_tokenizer_is_refused_before_its_state_i
     with pytest.raises(ValueError, match=f"{path} was trained with the tokenizer of SHA-256 synthetic"):
         start.begin(parts.assemble(pairs(48)), path)
     assert start.begin(parts.assemble(pairs(40)), path).step == 2
+    with pytest.raises(ValueError, match=r"holds a run of another config \(seed: 0 -> 9\)"):
+        start.begin(parts.assemble(pairs(40, seed=9)), path)
 
 
 def test_a_source_that_is_none_is_refused(source, tmp_path):

@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import itertools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -184,13 +185,16 @@ def _tfds(name: str, rest: str, split: str, data_dir: pathlib.Path) -> Source:
     import tensorflow_datasets as tfds  # slow to import, and few runs need it
 
     command = f"tfds build {rest} --data_dir={data_dir} --file_format=array_record"
+    found, hint = False, ""
     try:
         builder = tfds.builder(rest, data_dir=data_dir, try_gcs=False)
         found = builder.is_prepared()
-    except (tfds.core.DatasetNotFoundError, AssertionError):
-        found = False
+    except tfds.core.DatasetNotFoundError:
+        hint = nearest(re.split("[/:]", rest)[0], tfds.list_builders(with_community_datasets=False))
+    except AssertionError:
+        pass
     if not found:
-        raise FileNotFoundError(f"dataset {name!r} is not in {data_dir}. Make it with: {command}")
+        raise FileNotFoundError(f"dataset {name!r} is not in {data_dir}{hint or '.'} Make it with: {command}")
     features = builder.info.features
     if not {"image", "label"} <= features.keys() or not isinstance(features["label"], tfds.features.ClassLabel):
         raise ValueError(

@@ -99,6 +99,11 @@ def test_absent_tfds_dataset_says_how_to_build_it(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_nearest_tfds_name_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'imagenet2012'\? Make it with: tfds build imagnet2012"):
+        sources.load("tfds:imagnet2012", "train", data_dir=tmp_path)
+
+
 def test_array_record_directory_by_absolute_or_relative_path(array_dir):
     for name, data_dir in ((f"array_record:{array_dir}", "/nowhere"), (f"array_record:{array_dir.name}", "..")):
         base = array_dir.parent if data_dir == ".." else data_dir

@@ -1,5 +1,6 @@
 """Masked language modelling: which pieces of a text are to be guessed, and what stands in their place (BERT, 3.1)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,15 @@ class Masked(NamedTuple):
 
 def slots(rate: float, context: int) -> int:
     """How many pieces at most are chosen of a text of `context` ids."""
-    return max(round(rate * context), 1)
+    return math.ceil(rate * context)
 
 
 def mask(
     tokens_T: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary, *, rate: float, whole_word: bool
 ) -> Masked:
     """Chooses `rate` of the pieces: of them 80 % become [MASK], 10 % a random piece, 10 % stay.
+
+    A share that is no whole number is rounded up as often as makes it right on average: of a few pieces at times none.
 
     Args:
       tokens_T: int32 ids, filled up with [PAD]; special ids are never chosen.
@@ -42,7 +45,7 @@ def mask(
     """
     count = slots(rate, len(tokens_T))
     candidates = np.flatnonzero(~vocabulary.special[tokens_T])
-    wanted = min(max(round(rate * len(candidates)), 1), count)
+    wanted = min(math.floor(rate * len(candidates) + rng.random()), count)
     if whole_word:
         chosen = _words(tokens_T, candidates, rng, vocabulary, wanted)
     else:

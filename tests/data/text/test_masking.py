@@ -1,5 +1,7 @@
 """Which pieces are masked: shares, words, and that the same draw gives the same gaps."""
 
+import math
+
 import numpy as np
 import pytest
 import text
@@ -45,6 +47,16 @@ def test_shares_are_15_percent_and_80_10_10(own, whole_word):
     # A random piece is the one that stood there once in a while.
     same = 0.1 / (~own.special).sum()
     np.testing.assert_allclose(kinds / chosen, [0.8, 0.1 - same, 0.1 + same], atol=0.015)
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 24])
+def test_the_share_is_right_on_average_however_short_the_text(own, pieces):
+    some = np.flatnonzero(~own.special & ~own.continues)[:pieces].astype(np.int32)
+    tokens = np.concatenate([[own.cls], np.resize(some, pieces), [own.sep], [own.pad] * 4]).astype(np.int32)
+    found = [masking.mask(tokens, np.random.default_rng(i), own, rate=0.15, whole_word=False) for i in range(4000)]
+    counts = np.array([(one.targets_S >= 0).sum() for one in found])
+    assert abs(counts.mean() / pieces - 0.15) < 0.02
+    assert set(counts) == {math.floor(0.15 * pieces), math.floor(0.15 * pieces) + 1}
 
 
 def test_words_are_masked_whole(own):
