@@ -48,9 +48,9 @@ def fill(table: Table, runs: Sequence[Run]) -> list[Filled]:
     return [filled for filled in found if filled.published or filled.ours]
 
 
-def text(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
+def text(table: Table, filled: Sequence[Filled]) -> str:
     """For a terminal."""
-    lines = [table.title, *_header(table, runs), ""]
+    lines = [table.title, *_header(table, filled), ""]
     for each in filled:
         lines.append(f"{each.column.name}, {each.column.unit}")
         width = max([len(table.row), *map(len, each.rows)])
@@ -61,9 +61,9 @@ def text(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def markdown(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
+def markdown(table: Table, filled: Sequence[Filled]) -> str:
     """For a document."""
-    lines = [f"## {table.title}", "", *(f"- {line}" for line in _header(table, runs)), ""]
+    lines = [f"## {table.title}", "", *(f"- {line}" for line in _header(table, filled)), ""]
     for each in filled:
         lines += [f"**{each.column.name}**, {each.column.unit}", ""]
         lines += [f"| {table.row} | published | ours | difference |", "|---|---|---|---|"]
@@ -72,8 +72,8 @@ def markdown(table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str
     return "\n".join(lines)
 
 
-def as_json(name: str, table: Table, filled: Sequence[Filled], runs: Sequence[Run]) -> str:
-    """For a program: every number with where it comes from."""
+def record(name: str, table: Table, filled: Sequence[Filled]) -> dict[str, Any]:
+    """For a program, to be written as JSON: every number with where it comes from."""
     columns = [
         {
             "method": each.column.name,
@@ -86,9 +86,15 @@ def as_json(name: str, table: Table, filled: Sequence[Filled], runs: Sequence[Ru
     ]
     paper = {"text": table.setting.text, "dataset": table.setting.dataset, "model": dict(table.setting.model)}
     paper |= {"views": table.setting.views}
-    record: dict[str, Any] = {"table": name, "title": table.title, "row": table.row, "published": paper}
-    record |= {"ours": [run.describe() for run in runs], "note": table.note, "columns": columns}
-    return json.dumps(record, indent=1)
+    return {
+        "table": name,
+        "title": table.title,
+        "row": table.row,
+        "published": paper,
+        "ours": [run.describe() for run in _runs(filled)],
+        "note": table.note,
+        "columns": columns,
+    }
 
 
 def _row(each: Filled, row: str) -> dict[str, Any]:
@@ -104,19 +110,30 @@ def _row(each: Filled, row: str) -> dict[str, Any]:
     }
 
 
-def _header(table: Table, runs: Sequence[Run]) -> list[str]:
+def _runs(filled: Sequence[Filled]) -> list[Run]:
+    """The runs that have a number here, each once."""
+    return list({run.path: run for each in filled for value in each.ours.values() for run in value.runs}.values())
+
+
+def _header(table: Table, filled: Sequence[Filled]) -> list[str]:
     model = " ".join(str(value) for value in table.setting.model.values() if not isinstance(value, bool))
     lines = [f"published: {table.setting.text} [model {model}, data {table.setting.dataset}]"]
-    for run in runs:
+    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in _runs(filled):
         d = run.describe()
         weights = f", weights {d['weights']}" if len(set(d["weights"])) > 1 else ""
-        lines.append(
-            f"ours: {' '.join(d['model'].values())} on {d['dataset']}, head {d['head']}, dims {d['dims']}{weights}, "
-            f"{d['steps']} steps of {d['batch_size']}, seed {d['seed']} [{d['workdir']}]"
+        model = (
+            f"{' '.join(d['model'].values())} on {d['dataset']}, head {d['head']}, dims {d['dims']}{weights}, "
+            f"{d['steps']} steps of {d['batch_size']}"
         )
-    if not runs:
+        but_seed = json.dumps({**run.config, "seed": None}, sort_keys=True)
+        by_model.setdefault((model, but_seed), []).append(d)
+    for (model, _), found in by_model.items():
+        seeds, folders = (", ".join(str(d[name]) for d in found) for name in ("seed", "workdir"))
+        lines.append(f"ours: {model}, seed {seeds} [{folders}]")
+    if not by_model:
         lines.append("ours: none (name runs with --workdir; --commands prints what makes them)")
-    if runs and table.row == "dim":
+    if by_model and table.row == "dim":
         lines.append("~ after a number of ours: the run was not trained at that dim.")
     return [*lines, table.note] if table.note else lines
 

@@ -65,6 +65,7 @@ MAX_QUERIES = flags.DEFINE_integer("max_queries", 0, "Ask a sample of so many qu
 RECALIBRATE = flags.DEFINE_integer("recalibrate", 0, "Embed with BatchNorm's statistics of so many batches.")
 STEPS = flags.DEFINE_integer("steps", 1000, "Updates of 64 images.")
 BASE_WIDTH = flags.DEFINE_integer("base_width", 16, "Channels of the full width's first stage.")
+NAME = flags.DEFINE_string("name", "", "What the results are called, after sfsc_; by default as the data.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON and the picture go.")
 
 
@@ -84,7 +85,8 @@ def train(name: str, mode: str, seed: str, *options: str) -> pathlib.Path:
         nesting = f",ff={DIM.value}" if DIM.value else ""
         own = [f"--config={CONFIG}:{mode}{nesting}", f"--workdir={workdir}", f"--config.seed={seed}"]
         parts = ("student.", "teacher.") if name.startswith("asymmetric") else ("",)
-        size = [f"--config.model.{part}base_width={BASE_WIDTH.value}" for part in parts]
+        fields = {"base_width": BASE_WIDTH.value} | ({"projection": DIM.value} if DIM.value else {})
+        size = [f"--config.model.{part}{field}={value}" for part in parts for field, value in fields.items()]
         call("train", *own, "--config.evals={}", f"--config.total_steps={STEPS.value}", *size, *data(), *options)
     return workdir
 
@@ -188,13 +190,14 @@ def main(argv: list[str]) -> None:
         }
         for metric in METRICS
     }
-    name = pathlib.Path(DATA.value.removeprefix("array_record:")).name.partition(":")[0]
+    name = NAME.value or pathlib.Path(DATA.value.removeprefix("array_record:")).name.partition(":")[0]
     name += ("" if DIM.value else "_nested") + own_name()
     own = [f"--data={DATA.value}", f"--methods={','.join(METHODS.value)}", f"--seeds={','.join(SEEDS.value)}"]
     own += [f"--dim={DIM.value}", f"--steps={STEPS.value}", f"--base_width={BASE_WIDTH.value}"]
     own += [f"--max_queries={MAX_QUERIES.value}"] if MAX_QUERIES.value else []
     own += [f"--recalibrate={RECALIBRATE.value}"] if RECALIBRATE.value else []
     own += ["--data_dir=DIR"] if DATA_DIR.value else []
+    own += [f"--name={NAME.value}"] if NAME.value else []
     record = {
         "command": " ".join(["python -m experiments.sfsc", *own]),
         "config": CONFIG,

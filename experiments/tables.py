@@ -6,16 +6,21 @@ python -m experiments.tables table1 --workdir=runs/mrl --markdown        # or --
 python -m experiments.tables table1 --commands --scale=tiny              # what trains and measures it
 python -m experiments.tables table4 --run --debug --runs=runs/debug     # does it, in seconds each
 python -m experiments.tables table1 --run --scale=tiny --runs=runs/tiny --data_dir=data --seed=0
+python -m experiments.tables all --run --scale=icons --runs=runs/icons  # every table that this scale has
+python -m experiments.tables all --scale=icons --workdir='runs/*/*'     # of runs in folders named as by the commands
 
 Which run belongs to which column is told from its config.json. Runs that differ in nothing but the seed are averaged.
 A difference is printed only where our model, data and way to evaluate are those of the paper.
 """
 
+import glob
+import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from absl import app, flags
 
@@ -29,35 +34,67 @@ def lines(table: Table, scale: str, runs: str, data: str, seed: int) -> list[str
     """The command lines of a table, in their order.
 
     Raises:
-      ValueError: if the scale has none of its runs.
+      ValueError: if the scale has none of its runs, or none of the data to measure them on.
     """
     own = training.SCALES[scale]
     words = training.words(own, runs, data)
     missing = [run for run in table.train if run in own.left_out]
     if missing and len(missing) == len(table.train):
         raise ValueError(f"--scale={scale} has none of the runs {missing}: take --scale=paper, or --debug")
-    found = [line for run in table.train for line in training.commands(run, own, words, seed)]
-    absent = [f"{{runs}}/{run} ".replace("{runs}", runs) for run in missing]
+    lacking = [f"{{{word}}}" for word in own.words if word not in words]
+    templates = [template for template in table.measure if not any(word in template for word in lacking)]
+    if not templates:
+        raise ValueError(f"--scale={scale} has not the data of this table: take --scale=paper, or --debug")
+    absent = [f"{runs}/{run} " for run in missing]
     measures = [
-        " ".join(measure.format(**words, each_dim=dim).split())
-        for measure in table.measure
-        for dim in (own.dims[:-1] if "{each_dim}" in measure else ("",))
+        " ".join(template.format(**words, each_dim=dim).split())
+        for template in templates
+        for dim in (own.dims[:-1] if "{each_dim}" in template else ("",))
     ]
+    found = [line for run in table.train for line in training.commands(run, own, words, seed)]
     return found + [m for m in measures if not any(path in f"{m} ".replace(",", " ") for path in absent)]
 
 
-def run(table: Table, name: str, runs: str, data: str, seed: int, scale: str) -> list[str]:
-    """Runs the commands one after the other; returns the folders that were trained.
+def chosen(name: str, scale: str) -> dict[str, Table]:
+    """The table of this name; of "all", those that the scale has.
+
+    Raises:
+      ValueError: for a name that is no table's.
+    """
+    choose("table", name, (*TABLES, "all"))
+    return {name: TABLES[name]} if name != "all" else {n: table for n, table in TABLES.items() if _has(table, scale)}
+
+
+def _has(table: Table, scale: str) -> bool:
+    try:
+        return bool(lines(table, scale, "", "", 0))
+    except ValueError:
+        return False
+
+
+def trained_for(table: Table, scale: str) -> set[str]:
+    """The names of the folders that a table's commands train at this scale."""
+    words = [word for line in lines(table, scale, "", "", 0) for word in shlex.split(line)]
+    return {word.rpartition("/")[2] for word in words if word.startswith("--workdir=")}
+
+
+def folders(pattern: str) -> list[str]:
+    """The runs among the folders that match; the pattern itself where there are none, to be complained of."""
+    return [p for p in sorted(glob.glob(pattern)) if (pathlib.Path(p) / "config.json").is_file()] or [pattern]
+
+
+def run(commands: Iterable[str]) -> list[str]:
+    """Runs command lines one after the other; returns the folders that were trained.
 
     Raises:
       RuntimeError: at the first that fails.
     """
     trained = []
-    for line in lines(table, scale, runs, data, seed):
+    for line in commands:
         print(f"$ {line}", file=sys.stderr, flush=True)
         arguments = shlex.split(line)
         if subprocess.run([sys.executable, *arguments[1:]], stdout=sys.stderr, check=False).returncode:
-            raise RuntimeError(f"{name}: this command failed, and the rest was not run: {line}")
+            raise RuntimeError(f"this command failed, and the rest was not run: {line}")
         if arguments[2] == "mrl_jax.train":
             trained += [a.partition("=")[2] for a in arguments if a.startswith("--workdir=")]
     return trained
@@ -79,31 +116,44 @@ def main(argv: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
     if len(argv) > 2:
-        raise ValueError(f"{argv[1:]}: give one table; those there are: {list(TABLES)}")
+        raise ValueError(f"{argv[1:]}: give one table, or all; those there are: {list(TABLES)}")
     if len(argv) < 2:
         print("\n".join(f"{name:20s} {table.title}" for name, table in TABLES.items()))
         return
-    name = argv[1]
-    choose("table", name, TABLES)
     choose("--scale", options.scale, training.SCALES)
-    table, scale = TABLES[name], "debug" if options.debug else options.scale
+    scale = "debug" if options.debug else options.scale
+    tables = chosen(argv[1], scale)
+    arguments = (scale, options.runs, options.data_dir, options.seed)
+    if options.commands or options.run:
+        commands = dict.fromkeys(line for table in tables.values() for line in lines(table, *arguments))
     if options.commands:
-        print("\n".join(lines(table, scale, options.runs, options.data_dir, options.seed)))
+        print("\n".join(commands))
         return
-    paths = list(options.workdir)
+    paths = [path for pattern in options.workdir for path in folders(pattern)]
     if options.run:
-        trained = run(table, name, options.runs, options.data_dir, options.seed, scale)
-        paths += [path for path in trained if path not in paths]
+        paths = list(dict.fromkeys([*paths, *run(commands)]))
     runs = [measured.load(str(pathlib.Path(path))) for path in paths]
-    filled = printing.fill(table, runs)
+    if argv[1] != "all":
+        filled = {name: printing.fill(table, runs) for name, table in tables.items()}
+    else:  # a run of one table's ablation is no main run of another
+        own = {name: trained_for(table, scale) for name, table in tables.items()}
+        filled = {
+            name: printing.fill(table, [run for run in runs if pathlib.Path(run.path).name in own[name]])
+            for name, table in tables.items()
+        }
+        filled = {name: columns for name, columns in filled.items() if any(column.ours for column in columns)}
+        if not filled:
+            raise ValueError("no run has a number in any table: name runs with --workdir, or train them with --run")
     if options.json:
-        print(printing.as_json(name, table, filled, runs))
+        records = [printing.record(name, tables[name], columns) for name, columns in filled.items()]
+        print(json.dumps(records if argv[1] == "all" else records[0], indent=1))
     else:
-        print((printing.markdown if options.markdown else printing.text)(table, filled, runs))
+        show = printing.markdown if options.markdown else printing.text
+        print("\n".join(show(tables[name], columns) for name, columns in filled.items()))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("workdir", [], "The folder of a run; several times for several.")
+    flags.DEFINE_multi_string("workdir", [], "The folder of a run, or a pattern; several times for several.")
     flags.DEFINE_bool("json", False, "Print JSON, with the source of every published number.")
     flags.DEFINE_bool("markdown", False, "Print Markdown.")
     flags.DEFINE_bool("commands", False, "Print the commands that train and measure the table, and do nothing.")

@@ -30,9 +30,9 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/texts", "Where data and runs go."
 FF = flags.DEFINE_list(
     "ff", [str(dim) for dim in DIMS], "Dims of models to train alone; cuts are of the largest dim's."
 )
-SIZE = flags.DEFINE_integer("size", 8000, "Pieces of the tokenizer.")
+SIZE = flags.DEFINE_integer("size", 4000, "Pieces of the tokenizer.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "One run of every model per seed.")
-STEPS = flags.DEFINE_integer("steps", 8000, "Updates of 32 texts.")
+STEPS = flags.DEFINE_integer("steps", 4000, "Updates of 32 texts.")
 OUT = flags.DEFINE_string("out", "experiments/results", "Where the JSON goes.")
 
 

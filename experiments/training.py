@@ -24,7 +24,7 @@ class Scale:
       config: of the main runs.
       dims: halving, of the main runs.
       own_configs: whether the configs of ablations, fine-tuning and JFT serve, or the main one with other fields.
-      words: what stands for {word} in the commands that measure.
+      words: what stands for {word} in the commands that measure; None for what this scale does not have.
       suffix: words that every config mode ends in.
       left_out: runs that this scale does not have.
     """
@@ -32,7 +32,7 @@ class Scale:
     config: str
     dims: tuple[int, ...]
     own_configs: bool
-    words: Mapping[str, str]
+    words: Mapping[str, str | None]
     suffix: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -73,8 +73,10 @@ _DEBUG = _PAPER | {
     "vit_dims": "12,16,24,32,48,64,96,128,192",
 }
 _OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
+_OWN |= dict.fromkeys(("large", "large_train", "large_test"))
 _TINY = _OWN | {"test": "array_record:tiny"}
 _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
+_ICONS |= {"tail": "--groups=5,10 --imbalance=10", "hierarchy": None, "shortlists": "100,200,400,800"}
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
 _SMALL = JFT + BERT + TUNED[1:]
 SCALES = {
@@ -114,7 +116,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
 def words(scale: Scale, runs: str, data: str) -> dict[str, str]:
     """What stands for {word} in the commands of a table."""
     found = {"runs": runs, "data": data, "full": str(scale.dims[-1]), "dims": ",".join(map(str, scale.dims))}
-    return found | {name: word.format(data=data) for name, word in scale.words.items()}
+    return found | {name: word.format(data=data) for name, word in scale.words.items() if word is not None}
 
 
 def _config(run: str, scale: Scale, words: Mapping[str, str]) -> tuple[str, str, tuple[str, ...]]:

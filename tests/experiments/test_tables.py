@@ -205,7 +205,7 @@ def test_a_difference_needs_the_papers_model_and_data(tmp_path):
         (filled,) = printing.fill(table(KNN, other), [loaded])
         assert all(filled.difference(row) is None for row in filled.rows)
         assert reason in "".join(filled.reasons)
-        shown = printing.text(table(KNN, other), [filled], [loaded])
+        shown = printing.text(table(KNN, other), [filled])
         assert "No differences" in shown
         assert f"ours: vit mu/8 on {setting.dataset}" in shown
         assert not any("-16.63" in line for line in shown.splitlines())
@@ -220,7 +220,7 @@ def test_superclasses_are_compared_where_as_many_classes_have_one(tmp_path, belo
     setting = dataclasses.replace(own.setting, dataset="x", model={})
     filled = printing.fill(dataclasses.replace(own, setting=setting), [loaded])
     assert (filled[0].difference("8") is not None) == comparable
-    shown = printing.text(own, filled, [loaded])
+    shown = printing.text(own, filled)
     assert (f"classes_below_a_superclass is {below!r}, not 467" in shown) != comparable
 
 
@@ -251,6 +251,8 @@ def test_seeds_are_averaged_and_nothing_else_is(tmp_path):
     (filled,) = printing.fill(table(KNN, matching(loaded[0])), loaded)
     assert filled.ours["8"].mean == pytest.approx(60)
     assert filled.ours["8"].std == pytest.approx(10)
+    shown = printing.markdown(table(KNN, matching(loaded[0])), [filled])
+    assert f"seed 0, 1, 2 [{', '.join(found.path for found in loaded)}]" in shown
     with pytest.raises(ValueError, match="runs of the same seed"):
         printing.fill(table(KNN, matching(loaded[0])), [loaded[0], loaded[0]])
     other = run(tmp_path / "other", optim__lr=0.5)
@@ -280,10 +282,10 @@ def test_json_and_markdown_say_the_same(tmp_path):
     loaded = run(tmp_path)
     own = table(KNN, matching(loaded))
     filled = printing.fill(own, [loaded])
-    record = json.loads(printing.as_json("table0", own, filled, [loaded]))
+    record = printing.record("table0", own, filled)
     assert record["columns"][0]["rows"][0]["difference"] == pytest.approx(50 - 66.63)
     assert record["ours"][0]["dataset"] == loaded.config["data"]["name"]
-    assert "| 8 | 66.63 | 50.00 | -16.63 |" in printing.markdown(own, filled, [loaded])
+    assert "| 8 | 66.63 | 50.00 | -16.63 |" in printing.markdown(own, filled)
 
 
 def test_mistakes_in_names_are_one_line(tmp_path):
@@ -295,21 +297,43 @@ def test_mistakes_in_names_are_one_line(tmp_path):
         published.column(Published("Table 26", "top1_%", "MRL-finetune"))
 
 
+def test_all_are_those_that_the_scale_has():
+    icons = tables.chosen("all", "icons")
+    assert {"table1", "table30"} < set(icons)
+    assert not {"table7", "table12", "table25"} & set(icons)  # no corpus, no second gallery, no WordNet ids
+    assert set(tables.chosen("all", "paper")) == set(TABLES)
+    assert set(tables.chosen("table7", "icons")) == {"table7"}
+    with pytest.raises(ValueError, match="has not the data"):
+        tables.lines(TABLES["table12"], "icons", "R", "D", 0)
+
+
+def test_a_table_among_all_takes_the_runs_of_its_own_commands():
+    assert tables.trained_for(TABLES["table27"], "icons") == {"mrl", "8boost", "8+16boost"}
+    assert tables.trained_for(TABLES["table15"], "icons") == {"mrl", "ff_full"}
+
+
+def test_a_pattern_finds_the_runs_among_folders(tmp_path):
+    for name in ("b", "a"):
+        run(tmp_path / name, {"top1@8": 0.5})
+    (tmp_path / "data").mkdir()
+    assert tables.folders(f"{tmp_path}/*") == [f"{tmp_path}/a", f"{tmp_path}/b"]
+    assert tables.folders("nothing*") == ["nothing*"]
+
+
 @pytest.mark.slow
 def test_a_table_runs_in_debug(tmp_path, monkeypatch):
     """One of its three models: the others are told apart by a word of the mode."""
     monkeypatch.setenv("XLA_FLAGS", os.environ["CHEAP_XLA_FLAGS"])  # one device compiles soonest
     whole = TABLES["table4"]
     part = dataclasses.replace(whole, train=("jft_mrl",), measure=whole.measure[:2])
-    folders = tables.run(part, "table4", str(tmp_path), str(tmp_path), 0, "debug")
+    folders = tables.run(tables.lines(part, "debug", str(tmp_path), str(tmp_path), 0))
     assert folders == [f"{tmp_path}/jft_mrl"]
     loaded = [measured.load(folder) for folder in folders]
-    shown = printing.text(part, printing.fill(part, loaded), loaded)
+    shown = printing.text(part, printing.fill(part, loaded))
     assert "ours: vit Ti/16 on synthetic" in shown
     assert shown.count("No differences") == 2  # at the trained dims, and between them
-    missing = dataclasses.replace(part, train=(), measure=("python -m mrl_jax.nothing",))
-    with pytest.raises(RuntimeError, match="this command failed, and the rest was not run"):
-        tables.run(missing, "x", str(tmp_path), ".", 0, "debug")
+    with pytest.raises(RuntimeError, match="the rest was not run: python -m"):
+        tables.run(["python -m mrl_jax.nothing"])
 
 
 @pytest.mark.slow
