@@ -13,7 +13,7 @@ import sys
 from absl import app, flags
 
 from experiments.provenance import provenance
-from experiments.seeds import over_seeds
+from experiments.seeds import cell, over_seeds
 from mrl_jax import results, writers
 from mrl_jax.nesting import Nesting
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         for dim in DIMS:
             ours, theirs = over_seeds([c[metric][dim] for c in mrl]), over_seeds([c[metric][dim] for c in ff[dim]])
             rows.append({"metric": metric, "dim": dim, "mrl": ours, "ff": theirs})
-            print(f"{metric:20s} {dim:4d}  MRL {ours['mean']:5.2f} +- {ours['std']:4.2f}  FF {theirs['mean']:5.2f}")
+            print(f"{metric:20s} {dim:4d}  MRL {cell(ours)}  FF {cell(theirs)}")
     record = {
         "command": f"python -m experiments.quickstart --seeds={','.join(SEEDS.value)}",
         "config": CONFIG,

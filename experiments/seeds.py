@@ -9,15 +9,21 @@ from mrl_jax import results
 Values = Mapping[str, float]  # by "evaluator/metric@dim"
 
 
-def over_seeds(fractions: Sequence[float]) -> dict[str, float]:
-    """Percent: mean over seeds, and the sample standard deviation, 0 of one seed."""
+def over_seeds(fractions: Sequence[float]) -> dict[str, float | None]:
+    """Percent: mean over seeds, and the sample standard deviation, None of one seed."""
     percent = 100 * np.array(fractions)
-    return {"mean": round(percent.mean(), 2), "std": round(percent.std(ddof=1) if len(percent) > 1 else 0.0, 2)}
+    return {"mean": round(percent.mean(), 2), "std": round(percent.std(ddof=1), 2) if len(percent) > 1 else None}
+
+
+def cell(found: Mapping[str, float | None]) -> str:
+    """What `over_seeds` says, 14 characters wide."""
+    spread = " " * 6 if found["std"] is None else f"±{found['std']:5.2f}"
+    return f"{found['mean']:8.2f}{spread}"
 
 
 def by_dim(
     seeds: Sequence[Mapping[str, Values]], dims: Sequence[int]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
     """By metric of the first model, by model and by dim what `over_seeds` says of each seed's values by model."""
     metrics = dict.fromkeys(results.split_name(key)[0] for key in next(iter(seeds[0].values())))
     return {
@@ -33,10 +39,10 @@ def by_dim(
     }
 
 
-def table(by_model: Mapping[str, Mapping[str, Mapping[str, float]]], dims: Sequence[int]) -> list[str]:
+def table(by_model: Mapping[str, Mapping[str, Mapping[str, float | None]]], dims: Sequence[int]) -> list[str]:
     """A line a model, in percent; empty where it has no such dim."""
-    lines = [f"{'dims':14}" + "".join(f"{dim:>13}" for dim in dims)]
+    lines = [f"{'dims':14}" + "".join(f"{dim:>14}" for dim in dims)]
     for model, found in by_model.items():
-        cells = (f"{found[str(d)]['mean']:7.2f}±{found[str(d)]['std']:5.2f}" if str(d) in found else "" for d in dims)
-        lines.append(f"{model:14}" + "".join(f"{cell:>13}" for cell in cells))
+        cells = (cell(found[str(d)]) if str(d) in found else " " * 14 for d in dims)
+        lines.append(f"{model:14}{''.join(cells)}".rstrip())
     return lines

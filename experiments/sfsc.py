@@ -28,7 +28,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments.provenance import call, provenance
-from experiments.seeds import over_seeds
+from experiments.seeds import cell, over_seeds
 from mrl_jax import compatibility as command
 from mrl_jax import extract, matched_sets, results, trained, writers
 from mrl_jax.evals import compatibility
@@ -170,7 +170,7 @@ def table(rows: Mapping[str, Mapping]) -> list[str]:
     header = "".join(f"{name:>14}" for name in (*(f"{name} self" for name in NAMES), "cross"))
     lines = [f"{'mAP, %':18}{header}   compatible"]
     for method, row in rows.items():
-        cells = "".join(f"{x['mean']:8.2f}±{x['std']:5.2f}" for x in (*row["self"].values(), row["cross"]))
+        cells = "".join(cell(x) for x in (*row["self"].values(), row["cross"]))
         lines.append(f"{method:18}{cells}   {row['upgraded']} of {row['pairs']}")
     return lines
 

@@ -114,3 +114,6 @@ def test_tables_have_the_mean_over_seeds_and_gaps_where_a_model_has_no_such_dim(
     assert head.split() == ["dims", "8", "16"]
     assert nested.split() == ["mrl", "50.00±70.71", "100.00±", "0.00"]
     assert alone.split() == ["ff", "50.00±", "0.00"]
+    once = seeds.by_dim(values[:1], (8, 16))["knn/top1"]
+    assert once["mrl"]["16"] == {"mean": 100.0, "std": None}  # one seed has no spread
+    assert seeds.table(once, (8, 16))[1].split() == ["mrl", "0.00", "100.00"]
