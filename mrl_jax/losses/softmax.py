@@ -50,22 +50,22 @@ class Softmax(NamedTuple):
         return _Statistics(rival, sumexp, stats.label + jnp.stack(taken))
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
-        """Merges the shards of the classes; saves the log-sum-exp and how much the softmax leaves to the rivals."""
+        """Merges the shards of the classes; saves the largest rival's logit, its probability and that of all rivals."""
         rival, rivals = merge_rivals(plan, stats)
         label = jnp.where((targets >= 0) & (targets < self.n_classes), plan.sum(stats.label), -jnp.inf)
         loss = jax.nn.softplus(rivals - label)
         if self.label_smoothing:
             loss += self.label_smoothing * (label - _mean_logits(plan, z_BxD, head))
-        saved = jnp.logaddexp(rivals, label), jax.nn.sigmoid(rivals - label)
+        saved = rival, jnp.exp(rival - jnp.logaddexp(rivals, label)), jax.nn.sigmoid(rivals - label)
         return loss, {"correct": label > rival}, saved
 
     def residual(self, logits, saved, targets, tile: Tile):
-        """softmax - target."""
-        lse_B, rivals_B = saved
+        """softmax - target, its exponentials written as `update` has them: where one chunk is all, they are shared."""
+        rival_B, share_B, rivals_B = saved
         onehot = tile.position(targets) == jnp.arange(tile.size)[None]
         even = self.label_smoothing / self.n_classes
         label_B = self.label_smoothing - even - rivals_B
-        return jnp.where(onehot, label_B[:, None], jnp.exp(logits - lse_B[:, None]) - even)
+        return jnp.where(onehot, label_B[:, None], jnp.exp(logits - rival_B[:, None]) * share_B[:, None] - even)
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:
