@@ -116,6 +116,8 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
 def words(scale: Scale, runs: str, data: str) -> dict[str, str]:
     """What stands for {word} in the commands of a table."""
     found = {"runs": runs, "data": data, "full": str(scale.dims[-1]), "dims": ",".join(map(str, scale.dims))}
+    shown = dict.fromkeys((*Nesting.halving(256, 8).dims, scale.dims[-1]))  # of the ablation's table, and the full dim
+    found["halving_to_256"] = ",".join(map(str, shown))
     return found | {name: word.format(data=data) for name, word in scale.words.items() if word is not None}
 
 

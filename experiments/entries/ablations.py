@@ -76,8 +76,8 @@ TABLES = {
         ),
         train=("uniform", "mrl"),
         measure=(
-            "python -m mrl_jax.evaluate --workdir={runs}/uniform --dims=8,16,32,64,128,256,{full}",
-            "python -m mrl_jax.evaluate --workdir={runs}/mrl --dims=8,16,32,64,128,256,{full}",
+            "python -m mrl_jax.evaluate --workdir={runs}/uniform --dims={halving_to_256}",
+            "python -m mrl_jax.evaluate --workdir={runs}/mrl --dims={halving_to_256}",
         ),
     ),
 }
