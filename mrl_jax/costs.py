@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,24 +49,26 @@ def measure(
     found = []
     for width, nesting in run.model.nestings.items():
         own = {m: narrow.variables_of(run, variables, width, m)["params"] for m in nesting.dims}
-        embed = jax.jit(lambda x, w=width: run.model.apply(variables, {"image": x}, train=False, width=w))
-        features_ms, (z, out) = _latency(lambda x, f=embed: f(x)[0], images), embed(images)
+        features_ms, (z, out) = _latency(
+            lambda v, x, w=width: run.model.apply(v, {"image": x}, train=False, width=w), variables, images
+        )
         for m in nesting.dims:
-            ms = features_ms + _latency(lambda z, w=width, o=out, m=m: narrow.answers(run, z, o, w, m), z)
+            ms = features_ms + _latency(lambda z, o, w=width, m=m: narrow.answers(run, z, o, w, m), z, out)[0]
             work = flops.count(lambda x, w=width, m=m: narrow.outputs(run, variables, x, w, m), images[:1])
             found.append(Cost(width, m, work / 1e6, trees.count(own[m]), ms, accuracy.get((width, m), {})))
     return found
 
 
-def _latency(fn: Any, argument: Any) -> float:
-    compiled = jax.jit(fn).lower(argument).compile()
-    jax.block_until_ready(compiled(argument))
+def _latency(fn: Callable, *arguments: Any) -> tuple[float, Any]:
+    """Milliseconds, and what the function returns."""
+    compiled = jax.jit(fn).lower(*arguments).compile()
+    found = jax.block_until_ready(compiled(*arguments))
     times = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(argument))
+        jax.block_until_ready(compiled(*arguments))
         times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times))
+    return float(np.median(times)), found
 
 
 def accuracies(path: pathlib.Path, step: int, recalibrated: int = 0) -> dict[tuple[float, int], dict[str, float]]:
