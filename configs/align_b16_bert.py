@@ -22,7 +22,7 @@ the largest model alone, cut, 11.90 33.35 51.32 61.82 66.71 67.65 68.00. The dat
 
 `:small` is a ResNet-10 and a BERT-Tiny on icons and their names, for two CPU cores, about 2 minutes a run;
 `python -m experiments.image_text` runs and measures it. Expected: experiments/results/image_text_icons_names.json, a
-name finds its drawing first in 1.1 to 1.9 % at 8 to 128 dims, below models of single dims (0.5 to 4.4).
+name finds its drawing first in 1.1 to 1.9 % at 8 to 128 dims, below models of single dims (0.5 to 4.4) from 16 dims on.
 """
 
 import ml_collections

@@ -5,7 +5,8 @@ python -m experiments.emoji_identities --npz=emoji_64.npz --data_dir=data/emoji
 python -m experiments.sfsc --workdir=runs/sfsc_emoji --data=array_record:emoji --data_dir=data --seeds=0,1,2
 python -m experiments.tiny_imagenet --npz=tiny_imagenet_32.npz --workdir=runs/tiny --modes=
 python -m mrl_jax.prepare runs/tiny/images --splits=train --open_set=0.5 --seed=0 --data_dir=data/tiny_open
-python -m experiments.sfsc --workdir=runs/sfsc_tiny --data=array_record:tiny_open --data_dir=data --max_queries=5000
+python -m experiments.sfsc --workdir=runs/sfsc_tiny --data=array_record:tiny_open --data_dir=data --max_queries=5000 \\
+  --steps=2000 --methods=independent,joint,bct,sfsc,regress_from_full,joint_from_full,sfsc_from_full
 python -m experiments.sfsc --workdir=runs/sfsc_icons --methods=sfsc,joint,kendall --out=runs/sfsc_icons
 python -m experiments.sfsc --workdir=runs/sfsc_icons --recalibrate=20
 
