@@ -1,4 +1,4 @@
-"""Embeddings of fewer bits: int8 by calibrated scales or one sign bit a feature, of any prefix, rescored by floats.
+"""Embeddings of fewer bits: int8 by calibrated scales or one bit a feature, of any prefix, rescored by floats.
 
 A prefix of M features takes M bytes or M / 8; the two savings multiply. What a coarse code misorders, a short list
 rescored with the floats of the full dim puts right.
@@ -56,22 +56,29 @@ def calibrate(sample_NxD: np.ndarray, dim: int, quantile: float = 0.9999) -> Int
     return Int8(scale.astype(np.float32), ((high + low) / 2).astype(np.float32))
 
 
-def sign_bits(z_NxD: np.ndarray, dim: int) -> np.ndarray:
-    """Codes (N, ceil(M / 8)) uint8 of a prefix: a bit a feature, 1 where it is positive.
+def thresholds(sample_NxD: np.ndarray, dim: int) -> np.ndarray:
+    """The median (M,) of every feature of a sample's unit prefixes: bits that tell it apart are 1 half of the time.
+
+    Zero tells nothing of features that a ReLU has left positive.
 
     Raises:
       ValueError: for a dim outside 1..D.
     """
-    if not 1 <= dim <= z_NxD.shape[1]:
-        raise ValueError(f"dim={dim} is not in 1..{z_NxD.shape[1]}, the size of the embedding")
-    return np.packbits(np.asarray(z_NxD[:, :dim]) > 0, axis=1)
+    if not 1 <= dim <= sample_NxD.shape[1]:
+        raise ValueError(f"dim={dim} is not in 1..{sample_NxD.shape[1]}, the size of the embedding")
+    return np.median(indexes.unit(sample_NxD, dim), axis=0)
+
+
+def bits_above(z_NxD: np.ndarray, threshold_M: np.ndarray) -> np.ndarray:
+    """Codes (N, ceil(M / 8)) uint8 of unit prefixes: a bit a feature, 1 where it is above its threshold."""
+    return np.packbits(indexes.unit(z_NxD, len(threshold_M)) > threshold_M, axis=1)
 
 
 class Codes:
     """A gallery held as codes of one prefix; an index for `retrieval.adaptive_search`, which rescores by floats."""
 
     def __init__(self, gallery: Gallery, dim: int, bits: int, calibration: Int8 | None = None):
-        """Encodes the gallery; with 8 bits, calibrated on it unless a calibration is given.
+        """Encodes the gallery; calibrated on it, unless with 8 bits a calibration is given.
 
         Raises:
           ValueError: for bits other than 8 or 1, or a dim outside 1..D.
@@ -79,10 +86,11 @@ class Codes:
         if bits not in BITS:
             raise ValueError(f"bits={bits} a feature: give one of {BITS}")
         self.dim, self.bits, self.rows, self.fingerprint = dim, bits, gallery.shape[0], gallery.fingerprint
+        at = np.linspace(0, self.rows - 1, min(self.rows, BLOCK_ROWS)).astype(np.int64)
         if bits == 8 and calibration is None:
-            at = np.linspace(0, self.rows - 1, min(self.rows, BLOCK_ROWS)).astype(np.int64)
             calibration = calibrate(gallery.rows[at], dim)
         self.calibration = calibration
+        self.thresholds = thresholds(gallery.rows[at], dim) if bits == 1 else None
         self.codes = np.concatenate(
             [self._encode(gallery.rows[first : first + BLOCK_ROWS]) for first in range(0, self.rows, BLOCK_ROWS)]
         )
@@ -93,7 +101,7 @@ class Codes:
         return self.codes.itemsize * self.codes.shape[1]
 
     def _encode(self, z_NxD):
-        return self.calibration.encode(z_NxD) if self.bits == 8 else sign_bits(z_NxD, self.dim)
+        return self.calibration.encode(z_NxD) if self.bits == 8 else bits_above(z_NxD, self.thresholds)
 
     def search(self, unit_QxM: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest codes to each query, ties to the lower row, and their rows (Q, k) int64.
@@ -115,7 +123,7 @@ class Codes:
 
     def _differing(self, unit_QxM, k):
         """Hamming distances in blocks, the k smallest kept; one number orders by distance, then by row."""
-        bits_QxB, best = sign_bits(unit_QxM, self.dim), np.empty((len(unit_QxM), 0), np.int64)
+        bits_QxB, best = self._encode(unit_QxM), np.empty((len(unit_QxM), 0), np.int64)
         for first in range(0, self.rows, BLOCK_ROWS):
             block = self.codes[first : first + BLOCK_ROWS]
             count = np.zeros((len(bits_QxB), len(block)), np.int64)

@@ -29,9 +29,11 @@ def test_what_lies_outside_the_calibrated_range_is_cut_off(vectors):
     assert 0.3 < (np.abs(codes) == 127).mean() < 0.6
 
 
-def test_sign_bits():
-    z = np.array([[1, -1, 0, 2, 3, -4, 5, 6, 7, -1]], np.float32)
-    assert np.unpackbits(quantize.sign_bits(z, 9), axis=1)[0, :9].tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 1]
+def test_bits_split_every_feature_in_the_middle(vectors):
+    z = np.abs(vectors[1])
+    bits = np.unpackbits(quantize.bits_above(z, quantize.thresholds(z, 9)), axis=1)[:, :9]
+    np.testing.assert_allclose(bits.mean(axis=0), 0.5, atol=0.01)
+    assert quantize.bits_above(np.eye(9, dtype=np.float32), np.full(9, 0.5)).tolist()[0] == [128, 0]
 
 
 @pytest.mark.parametrize("dim", [5, 16, 32])
@@ -39,8 +41,11 @@ def test_hamming_search_equals_the_naive_one_ties_included(vectors, dim, monkeyp
     monkeypatch.setattr(quantize, "BLOCK_ROWS", 64)
     monkeypatch.setattr(quantize, "QUERY_ROWS", 7)
     queries, gallery = vectors
-    distances, rows = quantize.Codes(Gallery(gallery), dim, 1).search(indexes.unit(queries, dim), 30)
-    differing = ((queries[:, None, :dim] > 0) != (gallery[None, :, :dim] > 0)).sum(axis=2)
+    gallery = np.abs(gallery)  # as after a ReLU: zero tells none of these apart
+    codes = quantize.Codes(Gallery(gallery), dim, 1)
+    distances, rows = codes.search(indexes.unit(queries, dim), 30)
+    above = [indexes.unit(z, dim) > codes.thresholds for z in (queries, gallery)]
+    differing = (above[0][:, None] != above[1][None]).sum(axis=2)
     expected = np.argsort(differing, axis=1, kind="stable")[:, :30]
     np.testing.assert_array_equal(rows, expected)
     np.testing.assert_array_equal(distances, np.take_along_axis(differing, expected, 1))
