@@ -1,6 +1,7 @@
 """What every (width, dim) of a run costs and what it is worth: operations, parameters, latency, accuracy."""
 
 import pathlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Cost(NamedTuple):
 
 
 def measure(
-    run: parts.Parts, variables: Any, rows: int, accuracy: Mapping[tuple[float, int], Mapping[str, float]]
+    run: parts.Parts, variables: Any, rows: int, accuracy: Mapping[tuple[str, int], Mapping[str, float]]
 ) -> list[Cost]:
     """Every trained width and dim, the smallest first; the latency is that of the width's features, measured once, and
     that of the dim's cut and head, measured by itself.
@@ -45,7 +46,7 @@ def measure(
       rows: images at once.
       accuracy: as `accuracies` gives it.
     """
-    images = np.zeros((rows, *run.abstract_batch["image"].shape[1:]), np.uint8)
+    images = np.zeros((rows, *run.image_shape), np.uint8)
     found = []
     for width, nesting in run.model.nestings.items():
         own = {m: narrow.variables_of(run, variables, width, m)["params"] for m in nesting.dims}
@@ -55,7 +56,7 @@ def measure(
         for m in nesting.dims:
             ms = features_ms + _latency(lambda z, o, w=width, m=m: narrow.answers(run, z, o, w, m), z, out)[0]
             work = flops.count(lambda x, w=width, m=m: narrow.outputs(run, variables, x, w, m), images[:1])
-            found.append(Cost(width, m, work / 1e6, trees.count(own[m]), ms, accuracy.get((width, m), {})))
+            found.append(Cost(width, m, work / 1e6, trees.count(own[m]), ms, accuracy.get((f"{width:g}", m), {})))
     return found
 
 
@@ -71,20 +72,19 @@ def _latency(fn: Callable, *arguments: Any) -> tuple[float, Any]:
     return float(np.median(times)), found
 
 
-def accuracies(path: pathlib.Path, step: int, recalibrated: int = 0) -> dict[tuple[float, int], dict[str, float]]:
-    """What the run's results say of this step: (width, dim) -> "evaluator metric" -> value; {} where there are none.
+def accuracies(path: pathlib.Path, step: int, recalibrated: int = 0) -> dict[tuple[str, int], dict[str, float]]:
+    """What the run's results say of this step: (width as written, dim) -> "evaluator metric" -> value; {} for none.
 
     Those of BatchNorm's statistics from so many training batches, 0: of the checkpoint's own.
     """
-    found: dict[tuple[float, int], dict[str, float]] = {}
+    found: dict[tuple[str, int], dict[str, float]] = {}
     for file in sorted((path / "results").glob("*.json")):
         result = results.read_one(file)
         of_model = (result["step"], result.get("recalibrated", 0)) == (step, recalibrated)
         for name, value in result["values"].items() if of_model else ():
             metric, dim = results.split_name(name)
-            width, _, plain = metric.rpartition("/")
-            at = (float(width.removeprefix("w")) if width else 1.0, dim)
-            found.setdefault(at, {})[f"{result['evaluator']} {plain}"] = value
+            width, plain = re.fullmatch(r"(?:w([\d.e-]+)/)?(.*)", metric).groups()
+            found.setdefault((width or "1", dim), {})[f"{result['evaluator']} {plain}"] = value
     return found
 
 

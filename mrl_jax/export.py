@@ -54,6 +54,11 @@ def export(
     config = trained.config_of(path, step)
     if config.data.kind != "image":
         raise ValueError(f"--workdir={path} is a model of data.kind={config.data.kind!r}: only those of images are cut")
+    if "widths" not in config.model or config.head == "none":
+        raise ValueError(
+            f"--workdir={path}: model.name={config.model.name!r} with head={config.head!r} has no width and head to cut "
+            "out: export a classifier's run, or a student's weights with `python -m mrl_jax.convert`"
+        )
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
     trained.check_recalibrated(run, recalibrate)
@@ -96,7 +101,7 @@ def _write_functions(out: pathlib.Path, alone, variables, rows: int) -> None:
     call = jax.jit(lambda images: narrow.outputs(alone, variables, images, 1.0, alone.nesting.full))
 
     def exported(batch: Any, platforms: Sequence[str]) -> jax.export.Exported:
-        shape = (batch, *alone.abstract_batch["image"].shape[1:])
+        shape = (batch, *alone.image_shape)
         return jax.export.export(call, platforms=platforms)(jax.ShapeDtypeStruct(shape, np.uint8))
 
     (out / "model.jax_export").write_bytes(exported(*jax.export.symbolic_shape("B"), PLATFORMS).serialize())

@@ -76,7 +76,7 @@ def largest_difference(
     run: parts.Parts, variables: Any, alone: parts.Parts, own: Any, width: float, dim: int, rows: int
 ) -> float:
     """How far the outputs of the network alone are from those of the whole model, as a part of the largest of them."""
-    shape = (rows, *run.abstract_batch["image"].shape[1:])
+    shape = (rows, *run.image_shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     whole = jax.jit(lambda v, x: outputs(run, v, x, width, dim))(variables, images)
     narrow = jax.jit(lambda v, x: outputs(alone, v, x, 1.0, dim))(jax.device_get(own), images)

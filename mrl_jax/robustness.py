@@ -66,10 +66,10 @@ class Subject(NamedTuple):
 def open_subject(path: pathlib.Path, step: int | None, dims: Sequence[int], data_dir: str | None) -> Subject:
     """The checkpoint of a run, the features of its training images extracted where they are not there yet."""
     step = trained.choose_step(path, step)
-    config = trained.config_of(path, step, data_dir=data_dir)
+    config, tensors = trained.config_of(path, step, data_dir=data_dir), trained.head(path, step)
     gallery = _features(path, step, config, None, config.data.train_split, None, config.data.train_split)
     wanted = dims_of(Nesting(tuple(config.nesting.dims)), tuple(dims) or tuple(config.nesting.dims))
-    return Subject(path, step, config, trained.head(path, step), gallery, wanted)
+    return Subject(path, step, config, tensors, gallery, wanted)
 
 
 def _features(

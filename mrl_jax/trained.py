@@ -79,6 +79,7 @@ def over(
     data.train_split = data.eval_split = split
     data.mixture = ()
     data.train_ops = data.eval_ops = ops or data.eval_ops
+    data.resolution = configs.default().data.resolution  # evaluation has one size
     data.text.negatives = 0  # of training alone
     if data.kind == "image_text" and inputs.eval_source(config, split).vocabulary is None:
         data.kind, data.text = "image", configs.default().data.text
@@ -136,7 +137,9 @@ def check_recalibrated(run: parts.Parts, batches: int) -> None:
 
 
 def recalibrated(run: parts.Parts, variables: Any, batches: int) -> Any:
-    """The variables with BatchNorm's statistics, of every width, of the first training batches; as they are for 0.
+    """The variables with BatchNorm's statistics, of every width, of training batches; as they are for 0.
+
+    They are the first ones; where images grow during training, the first of the last size.
 
     Args:
       run: of the config that `config_of` gives, so that the batches are those of training.
@@ -146,15 +149,23 @@ def recalibrated(run: parts.Parts, variables: Any, batches: int) -> Any:
     if not batches:
         return variables
     with jax.set_mesh(run.mesh):
-        first = itertools.islice(parts.train_batches(run, 0), batches)
+        first = itertools.islice(parts.train_batches(run, run.stages[-1][0]), batches)
         on_devices = (sharding.to_devices(inputs.model_inputs(batch), run.mesh) for batch in first)
         return recalibrate.recalibrate(run.model, variables, on_devices, run.model.widths)
 
 
 def head(path: pathlib.Path, step: int) -> dict[str, Any]:
-    """The tensors of the checkpoint's head as `head/<name>`, as the model hands them out; needs no data."""
-    found = evaluated(**checkpoints.load_on_host(path / "checkpoints", step, EVALUATED))
-    return {f"head/{name}": value for name, value in found["params"]["head"].items()}
+    """The tensors of the checkpoint's head as `head/<name>`, as the model hands them out; needs no data.
+
+    Raises:
+      ValueError: where it has none.
+    """
+    params = evaluated(**checkpoints.load_on_host(path / "checkpoints", step, EVALUATED))["params"]
+    if "head" not in params:
+        raise ValueError(
+            f"{path} has no classifier (head='none'): probe its features, or classify by names (zero_shot)"
+        )
+    return {f"head/{name}": value for name, value in params["head"].items()}
 
 
 _OF_EXPORTS = ("step", "manifest_sha256", "width", "dims", "recalibrated")

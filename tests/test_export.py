@@ -105,6 +105,10 @@ def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, expor
     values = json.loads((run / "results" / "knn.json").read_text())["values"]
     assert rows["w0.5/d8"]["accuracy"] == {"knn top1": values["w0.5/top1@8"]}
     assert costs.accuracies(run, 1) == {}
+    shifted = {"step": 2, "evaluator": "shifted", "values": {"tfds:v2/half_top1@8": 0.5}}
+    (run / "results" / "shifted.json").write_text(json.dumps(shifted))
+    assert costs.accuracies(run, 2)["1", 8]["shifted tfds:v2/half_top1"] == 0.5, "a name with a stroke is no width"
+    (run / "results" / "shifted.json").unlink()
 
 
 def embed(path, out, width=1.0):
@@ -169,6 +173,16 @@ def test_what_was_not_trained_is_refused(run, width, dim, message):
     assert not (run.parent / "none").exists()
 
 
+def test_a_network_without_a_head_is_refused(tmp_path):
+    student = {**defaults.resnet("10"), "stem": "small", "base_width": 4}
+    config = tiny.config(model=defaults.taught(student, student), head="none")
+    saver = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=2, keep_period=0)
+    saver.save(2, {"params": {"student": np.zeros(3)}}, {"config": defaults.to_json(config), "num_classes": 6})
+    saver.close()
+    with pytest.raises(ValueError, match="model.name='taught' with head='none' has no width and head to cut out"):
+        export.export(tmp_path, 2, 1.0, 0, tmp_path / "out", rows=1)
+
+
 def test_a_folder_that_exists_is_left_alone(run):
     with pytest.raises(FileExistsError, match="exists and is left as it is"):
         export.export(run, 2, 0.5, 8, run, rows=1)
@@ -199,7 +213,7 @@ def test_results_of_recalibrated_statistics_lie_beside_those_of_the_checkpoint(n
     assert {p.stem for p in (normed / "plots").iterdir()} == {"accuracy", "accuracy_recalibrated"}
     assert '<h2 id="knn_recalibrated">' in (normed / "report.html").read_text()
     for batches, name in ((0, "knn"), (2, "knn_recalibrated")):
-        of_width = costs.accuracies(normed, 2, batches)[0.5, 4]
+        of_width = costs.accuracies(normed, 2, batches)["0.5", 4]
         assert of_width == {f"{name} top1": found[name]["values"]["w0.5/top1@4"]}
     assert costs.accuracies(normed, 2, 3) == {}
 

@@ -2,12 +2,13 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from command import logged, state
 
-from mrl_jax import metrics, parts, step, train
+from mrl_jax import export, extract, features_dir, metrics, parts, step, train, trained
 from mrl_jax.data import resolution
 
 PAPER = ((29 / 40, 160), (34 / 40, 192))
@@ -88,3 +89,15 @@ def test_one_update_is_compiled_per_size_and_a_resume_changes_nothing(tmp_path, 
     assert traced == [16, 32, 32, 16]
     assert all(a.tobytes() == b.tobytes() for a, b in zip(whole, state(tmp_path, 6), strict=True))
     assert logged(tmp_path) == lines
+
+
+def test_features_and_exports_are_of_the_size_of_evaluation(tmp_path):
+    points = {"points": ((0.25, 32), (0.75, 16)), "multiple": 16}
+    run = tmp_path / "run"
+    assert train.train(tiny.config(**CHANGES | {"data__resolution": points}, evals={}, total_steps=2), run)
+    config = trained.over(trained.config_of(run, 2), None, "test", None, None)
+    extract.extract(run, 2, config, tmp_path / "features")
+    assert len(features_dir.open_features(tmp_path / "features").z) > 0
+    export.export(run, 2, 1.0, 8, tmp_path / "alone", rows=1)
+    call = jax.export.deserialize((tmp_path / "alone" / "model.jax_export").read_bytes()).call
+    assert call(np.zeros((3, 16, 16, 1), np.uint8))["embedding"].shape == (3, 8)
