@@ -101,24 +101,28 @@ def _head(z: jax.Array, out: Mapping[str, jax.Array], nesting: Nesting) -> tuple
     return [_as(z.dtype, out[f"head/kernel{s}"]) for s in suffixes], [out[f"head/bias{s}"] for s in suffixes]
 
 
-def check_mix(name: str, mix: str) -> None:
-    """Raises ValueError where batches of two labels a row are asked for, and the objective `name` takes one."""
+def check_mix(name: str, mix: str, field: str = "loss.name") -> None:
+    """Raises ValueError where batches of two labels a row are asked for, and the objective `name`, of the field, takes
+    one.
+    """
     if mix != "none" and name not in MIXED:
         raise ValueError(
-            f"mix.name={mix!r} gives two labels a row, and loss.name={name!r} takes one: set mix.name='none', or "
-            f"loss.name to one of {list(MIXED)}"
+            f"mix.name={mix!r} gives two labels a row, and {field}={name!r} takes one: set mix.name='none', or "
+            f"{field} to one of {list(MIXED)}"
         )
 
 
-def check_data(name: str, kind: str, batch_size: int) -> None:
-    """Raises ValueError where the objective `name` cannot be trained on this kind of data, or by so small a batch."""
+def check_data(name: str, kind: str, batch_size: int, field: str = "loss.name") -> None:
+    """Raises ValueError where the objective `name`, of the field, cannot be trained on this kind of data, or by so small
+    a batch.
+    """
     if kind not in KINDS[name]:
         raise ValueError(
-            f"loss.name={name!r} is for data.kind in {KINDS[name]}, and data.kind={kind!r}: set one of the two"
+            f"{field}={name!r} is for data.kind in {KINDS[name]}, and data.kind={kind!r}: set one of the two"
         )
     if name in JOINT and batch_size < 2:
         raise ValueError(
-            f"batch_size={batch_size}: loss.name={name!r} tells a pair from the others of its batch, and there are "
+            f"batch_size={batch_size}: {field}={name!r} tells a pair from the others of its batch, and there are "
             "none: set it to 2 or more"
         )
 

@@ -42,6 +42,11 @@ class Parts(NamedTuple):
         """The first batch."""
         return self.stages[0][1]
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image as evaluation shows it, which training may show smaller."""
+        return inputs.eval_batch(self.config)["image"].shape[1:]
+
 
 def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_classes: int | None = None) -> Parts:
     """Builds every part of a run.
@@ -103,11 +108,12 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
     stages = inputs.batches(config, source)
-    if source.max_labels > 1 and config.loss.name not in objectives.MULTI_LABEL:
-        raise ValueError(
-            f"loss.name={config.loss.name!r} takes one label an example, and data.name={config.data.name!r} has up to "
-            f"{source.max_labels}: set loss.name to one of {list(objectives.MULTI_LABEL)}"
-        )
+    for field, name in (("loss.name", config.loss.name), ("switch.full_loss", config.switch.full_loss)):
+        if source.max_labels > 1 and name and name not in objectives.MULTI_LABEL:
+            raise ValueError(
+                f"{field}={name!r} takes one label an example, and data.name={config.data.name!r} has up to "
+                f"{source.max_labels}: set it to one of {list(objectives.MULTI_LABEL)}"
+            )
     return source, stages
 
 
@@ -136,7 +142,7 @@ def _sub_models(
 ) -> list[switchable.SubModel]:
     """The widths of the model, each with its loss; none where there is one width only."""
     own, last = widths.Options(**config.switch), model.widths[-1]
-    given = {"loss": config.loss.name, "dims_sampled": config.nesting.sample > 0}
+    given = {"loss": config.loss.name, "dims_sampled": config.nesting.sample > 0, "mixed": config.mix.name != "none"}
     widths.check(own, len(model.widths), equal=len({n.full for n in model.nestings.values()}) == 1, **given)
     if len(model.widths) == 1:
         return []
@@ -144,6 +150,8 @@ def _sub_models(
     by_width = {width: make_objective(nesting) for width, nesting in model.nestings.items()}
     if own.full_loss:
         choose("switch.full_loss", own.full_loss, objectives.OBJECTIVES)
+        objectives.check_data(own.full_loss, config.data.kind, config.batch_size, "switch.full_loss")
+        objectives.check_mix(own.full_loss, config.mix.name, "switch.full_loss")
         by_width[last] = objectives.OBJECTIVES[own.full_loss](model.nestings[last])
     return [switchable.SubModel(w, model.nestings[w], by_width[w], model.owned(batch, w)) for w in model.widths]
 
@@ -330,8 +338,19 @@ def evaluate(parts: Parts, embeds: Mapping[float, Any], variables: Any, names: I
     for width in reversed(list(embeds)):
         store, prefix = feature_store(parts, embeds[width], variables, width), "" if width == 1 else f"w{width:g}/"
         for name in found:
-            found[name] |= {prefix + key: value for key, value in parts.evaluators[name].run(store)}
+            if evaluator := _of_nesting(parts, name, store.nesting):
+                found[name] |= {prefix + key: value for key, value in evaluator.run(store)}
     return found
+
+
+def _of_nesting(parts: Parts, name: str, nesting: Nesting) -> Any:
+    """The evaluator with those of its dims that this width's embedding has; None where it has none of them."""
+    options = parts.config.evals[name]
+    dims = tuple(options.get("dims", ()))
+    own = tuple(m for m in dims if m <= nesting.full)
+    if own == dims:
+        return parts.evaluators[name]
+    return _evaluator(name, {**options, "dims": own}) if own else None
 
 
 def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) -> FeatureStore:

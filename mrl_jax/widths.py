@@ -55,7 +55,7 @@ class Options(NamedTuple):
 PLAIN = Options()
 
 
-def check(options: Options, number: int, *, loss: str, dims_sampled: bool, equal: bool) -> None:
+def check(options: Options, number: int, *, loss: str, dims_sampled: bool, mixed: bool, equal: bool) -> None:
     """Raises ValueError for options that do not fit the run.
 
     Args:
@@ -63,6 +63,7 @@ def check(options: Options, number: int, *, loss: str, dims_sampled: bool, equal
       number: of widths; 1 where the network has no others.
       loss: name of the objective.
       dims_sampled: whether nested dims are drawn as well.
+      mixed: whether rows have two labels.
       equal: whether all widths have embeddings of one size.
     """
     if number == 1:
@@ -83,9 +84,10 @@ def check(options: Options, number: int, *, loss: str, dims_sampled: bool, equal
         raise ValueError(f"switch.priority={options.priority!r} needs all widths at every update: set switch.sample=0")
     if options.distill and loss != "softmax":
         raise ValueError(f"switch.distill={options.distill} is for logits of loss.name='softmax', not {loss!r}")
-    if options.triplet and loss == "binary":
+    if options.triplet and (loss == "binary" or mixed):
         raise ValueError(
-            f"switch.triplet={options.triplet} needs one label a row: set loss.name to another than 'binary'"
+            f"switch.triplet={options.triplet} needs one label a row: set loss.name to another than 'binary', and "
+            "mix.name='none'"
         )
     if not equal and (options.regress or options.triplet or dims_sampled):
         raise ValueError(

@@ -326,11 +326,12 @@ def test_drawn_dims_are_drawn_for_all_widths_alike():
         ({"regress": -1.0}, {}, r"switch\.regress=-1\.0"),
         ({"triplet": 1.0}, {"equal": False}, r"set model\.embedding='equal'"),
         ({"triplet": 1.0}, {"loss": "binary"}, r"switch\.triplet=1\.0 needs one label a row"),
+        ({"triplet": 1.0}, {"mixed": True}, r"switch\.triplet=1\.0 needs one label a row.*mix\.name='none'"),
         ({}, {"equal": False, "dims_sampled": True}, r"nesting\.sample"),
     ],
     ids=str,
 )
 def test_bad_options_are_refused(options, about, message):
-    known = {"number": 4, "loss": "softmax", "dims_sampled": False, "equal": True} | about
+    known = {"number": 4, "loss": "softmax", "dims_sampled": False, "mixed": False, "equal": True} | about
     with pytest.raises(ValueError, match=message):
         widths.check(widths.Options(**options), known.pop("number"), **known)

@@ -138,6 +138,11 @@ def test_a_config_of_an_older_version_gets_the_defaults():
         ({"model__widths": (0.25, 1.0)}, "width 0.25 of 2 attention heads"),
         ({"model__widths": (0.5, 1.0), "switch__scope": "hole"}, "did you mean 'whole'"),
         ({"model__widths": (0.5, 1.0), "switch__full_loss": "softmx"}, r"switch\.full_loss='softmx'"),
+        ({"model__widths": (0.5, 1.0), "switch__full_loss": "contrastive"}, r"switch\.full_loss='contrastive' is for"),
+        (
+            {"model__widths": (0.5, 1.0), "switch__full_loss": "evidential", "mix__name": "mixup"},
+            r"mix\.name='mixup'.*switch\.full_loss='evidential' takes one",
+        ),
         (
             {"loss": defaults.evidential(), "mix__name": "mixup"},
             r"mix\.name='mixup'.*loss\.name='evidential' takes one",
@@ -147,3 +152,15 @@ def test_a_config_of_an_older_version_gets_the_defaults():
 def test_bad_fields_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         parts.assemble(tiny.config(**change))
+
+
+def test_a_width_is_evaluated_at_those_dims_that_it_has():
+    model = {**defaults.resnet("10"), "stem": "small", "base_width": 4, "widths": (0.5, 1.0), "embedding": "scaled"}
+    config = tiny.config(model=model, head="mrl_e", nesting__dims=(16, 32))
+    with config.unlocked():
+        config.evals = {"knn": {**config.evals.knn, "dims": (8, 32)}, "full": {**config.evals.knn, "dims": (32,)}}
+    run = parts.assemble(config)
+    with jax.set_mesh(run.mesh):
+        variables = step.variables_of(parts.init_state(run))
+        found = parts.evaluate(run, parts.make_embeds(run), variables, ["knn", "full"])
+    assert [set(found[name]) for name in ("knn", "full")] == [{"top1@8", "top1@32", "w0.5/top1@8"}, {"top1@32"}]
