@@ -27,7 +27,7 @@ def initialize(multihost: str = "auto") -> None:
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [os.environ.get(name) for name in names]
-    explicit = all(given[1:])
+    explicit = all(given) if not _in_cluster() else all(given[1:])
     if multihost == "off" or (multihost == "auto" and not any(given) and not _in_cluster()):
         return
     if any(given) and not explicit and not _in_cluster():

@@ -80,16 +80,21 @@ def _write(path: pathlib.Path, name: str, measured: Mapping[str, float], about: 
 def check_alone(workdirs: list[str]) -> None:
     """Raises ValueError for the folder of a run that is not of one dim, FileNotFoundError for one without results."""
     for other in workdirs:
-        heads = {result.get("head", "ff") for result in results.read(other).values()} - {"ff"}
+        heads = {result["head"] for result in _of_heads(other).values()} - {"ff"}
         if heads:
             raise ValueError(f"--ff={other} is a run of head {heads.pop()!r}: name runs of head 'ff', of one dim each")
+
+
+def _of_heads(workdir: str) -> dict[str, dict[str, Any]]:
+    """The results of a run's own evaluators: those of probes and studies name no head."""
+    return {name: found for name, found in results.read(workdir).items() if found.get("head")}
 
 
 def _beside(workdirs: list[str]) -> list[tuple[str, str, int, float]]:
     """The points of fixed-feature runs, each at its own dim."""
     points = []
     for other in workdirs:
-        found = results.read(other)
+        found = _of_heads(other)
         for name, curve in results.curves({k: v["values"] for k, v in found.items()}).items():
             dim = max(m for result in found.values() for m in result["trained_dims"])
             if dim in curve:

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
             "two classes or more and one label are needed"
         )
     names = read_names(options.names, source)
-    name = folder_name(f"zero_shot_{source.name}-{source.split}")
+    name = folder_name(f"zero_shot_{source.name}-{source.split}" + (f"-{options.ops}" if options.ops else ""))
     found = kept(path, step, trained.over(config, *own, options.ops, None), name)
     classes, label_N = np.unique(found.labels, return_inverse=True)
     z_CxPxD = prompts(path, step, training, [names[c] for c in classes], templates)

@@ -13,7 +13,10 @@ def test_only_runs_of_one_dim_stand_beside_a_nested_one(tmp_path):
         (tmp_path / name / "results").mkdir(parents=True)
         result = {"head": head, "trained_dims": [8], "values": {"top1@8": 0.5}}
         (tmp_path / name / "results" / "knn.json").write_text(json.dumps(result))
+    study = {"head": None, "trained_dims": [8, 16], "values": {"top1@16": 0.5}}
+    (tmp_path / "ff8" / "results" / "probe.json").write_text(json.dumps(study))
     evaluate.check_alone([str(tmp_path / "ff8")])
+    assert [(dim, value) for _, _, dim, value in evaluate._beside([str(tmp_path / "ff8")])] == [(8, 0.5)]
     with pytest.raises(ValueError, match=r"--ff=.*mrl is a run of head 'mrl_e': name runs of head 'ff'"):
         evaluate.check_alone([str(tmp_path / "ff8"), str(tmp_path / "mrl")])
     with pytest.raises(FileNotFoundError, match="nowhere/results is empty"):

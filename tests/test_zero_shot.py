@@ -103,3 +103,11 @@ def test_names_come_from_the_data_or_from_a_file(run, tmp_path):
     unnamed = sources.load("synthetic:size=16,channels=1", "test", data_dir=".")
     with pytest.raises(ValueError, match=r"has no names of classes: give --names=FILE"):
         zero_shot.read_names(None, unnamed)
+
+
+def test_another_transform_of_the_same_images_has_results_of_its_own(run):
+    before = set((run[0] / "run" / "results").glob("*.json"))
+    for ops in ("decode(3)", "decode(3)|flip_lr(1.0)"):
+        asked = (f"--dataset=array_record:{run[0] / 'images'}", "--split=test", "--dims=4", f"--ops={ops}")
+        command.finish(command.start("mrl_jax.zero_shot", f"--workdir={run[0] / 'run'}", *asked))
+    assert len(set((run[0] / "run" / "results").glob("*.json")) - before) == 2
