@@ -56,8 +56,8 @@ def export(
         raise ValueError(f"--workdir={path} is a model of data.kind={config.data.kind!r}: only those of images are cut")
     if "widths" not in config.model or config.head == "none":
         raise ValueError(
-            f"--workdir={path}: model.name={config.model.name!r} with head={config.head!r} has no width and head to cut "
-            "out: export a classifier's run, or a student's weights with `python -m mrl_jax.convert`"
+            f"--workdir={path}: model.name={config.model.name!r} with head={config.head!r} has no width and head to "
+            "cut out: export a classifier's run, or a student's weights with `python -m mrl_jax.convert`"
         )
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)

@@ -113,8 +113,8 @@ def check_mix(name: str, mix: str, field: str = "loss.name") -> None:
 
 
 def check_data(name: str, kind: str, batch_size: int, field: str = "loss.name") -> None:
-    """Raises ValueError where the objective `name`, of the field, cannot be trained on this kind of data, or by so small
-    a batch.
+    """Raises ValueError where the objective `name`, of the field, cannot be trained on this kind of data, or by so few
+    rows.
     """
     if kind not in KINDS[name]:
         raise ValueError(
