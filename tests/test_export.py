@@ -179,7 +179,7 @@ def test_a_network_without_a_head_is_refused(tmp_path):
     saver = checkpoints.Checkpoints(tmp_path / "checkpoints", keep=2, keep_period=0)
     saver.save(2, {"params": {"student": np.zeros(3)}}, {"config": defaults.to_json(config), "num_classes": 6})
     saver.close()
-    with pytest.raises(ValueError, match="model.name='taught' with head='none' has no width and head to cut out"):
+    with pytest.raises(ValueError, match="'taught' with head='none' has no width and head to cut out"):
         export.export(tmp_path, 2, 1.0, 0, tmp_path / "out", rows=1)
 
 
