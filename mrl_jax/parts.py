@@ -112,7 +112,7 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
         if source.max_labels > 1 and name and name not in objectives.MULTI_LABEL:
             raise ValueError(
                 f"{field}={name!r} takes one label an example, and data.name={config.data.name!r} has up to "
-                f"{source.max_labels}: set it to one of {list(objectives.MULTI_LABEL)}"
+                f"{source.max_labels}: set {field} to one of {list(objectives.MULTI_LABEL)}"
             )
     return source, stages
 

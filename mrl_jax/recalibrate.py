@@ -43,6 +43,8 @@ def recalibrate(
     for count, batch in enumerate(batches, start=1):
         found = step(batch, jax.random.key(count))
         total = found if total is None else jax.tree.map(jnp.add, total, found)
+        # One batch at a time: programs with collectives that wait for one another may starve each other on a CPU.
+        jax.block_until_ready(total)
     if total is None:
         raise ValueError("no batch to recalibrate on: give at least one")
     mean = trees.unflatten({name: value / count for name, value in total.items()})
