@@ -101,7 +101,6 @@ def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, expor
     own, _ = weights.load(out / "model.safetensors")
     assert rows["w0.5/d8"]["parameters"] == sum(np.size(v) for v in trees.flatten(own["params"]).values())
     assert all(row["ms"] > 0 for row in rows.values())
-    assert len({row["ms"] for row in rows.values()}) == len(rows), "each (width, dim) is timed by itself"
     values = json.loads((run / "results" / "knn.json").read_text())["values"]
     assert rows["w0.5/d8"]["accuracy"] == {"knn top1": values["w0.5/top1@8"]}
     assert costs.accuracies(run, 1) == {}
@@ -109,6 +108,23 @@ def test_the_table_has_every_width_and_dim_with_what_the_run_measured(run, expor
     (run / "results" / "shifted.json").write_text(json.dumps(shifted))
     assert costs.accuracies(run, 2)["1", 8]["shifted tfds:v2/half_top1"] == 0.5, "a name with a stroke is no width"
     (run / "results" / "shifted.json").unlink()
+
+
+def test_the_latency_is_of_the_width_and_of_the_dims_own_head(run, monkeypatch):
+    whole = trained.assemble(run, 2, trained.config_of(run, 2))
+    latency, shapes = costs._latency, []
+
+    def counted(fn, *arguments):
+        _, out = latency(fn, *arguments)
+        shapes.append([np.shape(x) for x in jax.tree.leaves(out) if np.ndim(x) > 1])
+        return float(2 ** (len(shapes) - 1)), out
+
+    monkeypatch.setattr(costs, "_latency", counted)
+    found = costs.measure(whole, trained.variables(run, 2, whole), 2, {})
+    assert len(shapes) == 2 * (1 + 3)
+    assert [cost.ms for cost in found] == [1 + 2, 1 + 4, 1 + 8, 16 + 32, 16 + 64, 16 + 128]
+    for cost, out in zip(found, shapes[1:4] + shapes[5:]):
+        assert (2, cost.dim) in out
 
 
 def embed(path, out, width=1.0):
