@@ -20,11 +20,7 @@ class Binary(NamedTuple):
         """No class seen."""
         return jnp.zeros(shape)
 
-    def take(self, part, first, targets, tile: Tile):
-        """Nothing."""
-        return part, None
-
-    def update(self, stats, logits, taken, targets, tile: Tile):
+    def update(self, stats, logits, targets, tile: Tile):
         """Adds the terms of a chunk."""
         t = tile.cut(targets).astype(jnp.float32)
         return stats + jnp.stack([(jax.nn.softplus(a) - t * a).sum(axis=1) for a in logits])

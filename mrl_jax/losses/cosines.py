@@ -16,8 +16,7 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
 
     def step(stats, tile):
         found = prefix_cosines(z, _columns(head, tile), plan.nesting)
-        logits, taken = zip(*[plan.criterion.take(a, True, targets, tile) for a in found])
-        return plan.criterion.update(stats, list(logits), list(taken), targets, tile)
+        return plan.criterion.update(stats, found, targets, tile)
 
     return plan.fold(step, plan.criterion.start((len(plan.nesting), z.shape[0]))), None
 

@@ -58,11 +58,7 @@ class Dirichlet(NamedTuple):
         """No class seen."""
         return _Statistics(jnp.full(shape, -jnp.inf), *jnp.zeros((3, *shape)))
 
-    def take(self, part, first, targets, tile: Tile):
-        """Nothing."""
-        return part, None
-
-    def update(self, stats, logits, taken, targets, tile: Tile):
+    def update(self, stats, logits, targets, tile: Tile):
         """Adds the terms of a chunk."""
         is_label = _is_label(targets, tile)
 
@@ -226,7 +222,7 @@ def _evidential(plan: Plan, logits_BxK: jax.Array, labels_B: jax.Array):
 
 def _forward(plan: Plan, logits: jax.Array, labels: jax.Array):
     def step(stats, tile):
-        return plan.criterion.update(stats, [tile.cut(logits).astype(jnp.float32)], [None], labels, tile)
+        return plan.criterion.update(stats, [tile.cut(logits).astype(jnp.float32)], labels, tile)
 
     stats = plan.fold(step, plan.criterion.start((1, len(labels))))
     (loss,), known, saved = plan.criterion.finish(stats, plan, None, None, labels)

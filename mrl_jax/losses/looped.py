@@ -17,16 +17,14 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     z_GxBxm, levels = _split(plan, z), jnp.arange(len(plan.nesting))
 
     def step(carry, tile):
-        def level(sums, x):
-            (logits, taken), (g, z_Bxm, own) = sums, x
-            part, more = plan.criterion.take(product(z_Bxm, _rows(plan, head, tile, g), (1, 0)), False, targets, tile)
-            logits, taken = logits + part, None if more is None else taken + more
-            own = plan.criterion.update(jax.tree.map(lambda s: s[None], own), [logits], [taken], targets, tile)
-            return (logits, taken), jax.tree.map(lambda s: s[0], own)
+        def level(logits, x):
+            g, z_Bxm, own = x
+            logits = logits + product(z_Bxm, _rows(plan, head, tile, g), (1, 0))
+            own = plan.criterion.update(jax.tree.map(lambda s: s[None], own), [logits], targets, tile)
+            return logits, jax.tree.map(lambda s: s[0], own)
 
         bias = jnp.broadcast_to(tile.cut(head.biases[0]).astype(jnp.float32)[None], (z.shape[0], tile.size))
-        start = plan.criterion.take(bias, True, targets, tile)
-        (logits, _), stats = lax.scan(level, start, (levels, z_GxBxm, carry[0]))
+        logits, stats = lax.scan(level, bias, (levels, z_GxBxm, carry[0]))
         kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits),)) if plan.keeps else None
         return stats, kept
 

@@ -68,20 +68,21 @@ class Margin(NamedTuple):
     scale: float
     n_classes: int
 
-    start, take = Softmax.start, Softmax.take
+    start = Softmax.start
 
-    def update(self, stats, logits, taken, targets, tile: Tile):
-        """That of the softmax; the label's cosine stays as it is."""
-        return Softmax.update(self, stats, [self.scale * c for c in logits], taken, targets, tile)
+    def update(self, stats, logits, targets, tile: Tile):
+        """That of the softmax, of scaled cosines."""
+        return Softmax.update(self, stats, [self.scale * c for c in logits], targets, tile)
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes, and makes the label's logit harder; `correct` is without the margin."""
         rival, rivals = merge_rivals(plan, stats)
-        cosine, inside = plan.sum(stats.label), ((targets >= 0) & (targets < self.n_classes))[None]
+        own, inside = plan.sum(stats.label), ((targets >= 0) & (targets < self.n_classes))[None]
+        cosine = own / self.scale
         harder, slope = jax.jvp(lambda c: self.harder(c, self.margin), (cosine,), (jnp.ones_like(cosine),))
         label = jnp.where(inside, self.scale * harder, -jnp.inf)
         saved = jnp.logaddexp(rivals, label), self.scale * slope * jax.nn.sigmoid(rivals - label)
-        return jax.nn.softplus(rivals - label), {"correct": inside & (self.scale * cosine > rival)}, saved
+        return jax.nn.softplus(rivals - label), {"correct": inside & (own > rival)}, saved
 
     def residual(self, logits, saved, targets, tile: Tile):
         """scale (softmax - target), that of the label times the slope of what makes it harder."""

@@ -32,14 +32,8 @@ class Criterion(Protocol):
     def start(self, shape: tuple[int, int]):
         """S before any class is seen, from (G, B)."""
 
-    def take(self, part_Bxc: jax.Array, first: bool, targets: jax.Array, tile: Tile):
-        """What a level adds to the logits as the others are to see it; (B,) to sum over levels for `update`, or None.
-
-        `first` tells the first level, and every level of an untied head.
-        """
-
-    def update(self, stats, logits: list[jax.Array], taken: list[jax.Array], targets: jax.Array, tile: Tile):
-        """S after a chunk, from its logits: G arrays (B, c), float32, and what was taken from them."""
+    def update(self, stats, logits: list[jax.Array], targets: jax.Array, tile: Tile):
+        """S after a chunk, from its logits: G arrays (B, c), float32."""
 
     def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head, targets: jax.Array):
         """Per-example losses (G, B); `correct` and the `known` of a NestedLoss by name; what `residual` needs: (G, ...)

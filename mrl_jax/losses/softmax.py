@@ -35,19 +35,17 @@ class Softmax(NamedTuple):
         """No class seen."""
         return _Statistics(jnp.full(shape, jnp.finfo(jnp.float32).min), jnp.zeros(shape), jnp.zeros(shape))
 
-    def take(self, part, first, targets, tile: Tile):
-        """The label's logit; the first level leaves an infinity in its place, which what later levels add keeps."""
-        position = tile.position(targets)
-        inside = (position >= 0) & (position < tile.size)
-        own = jnp.where(inside, jnp.take_along_axis(part, position, axis=1, mode="clip"), 0.0)
-        return jnp.where(jnp.arange(tile.size)[None] == position, -jnp.inf, part) if first else part, own[:, 0]
-
-    def update(self, stats, logits, taken, targets, tile: Tile):
+    def update(self, stats, logits, targets, tile: Tile):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
-        rival = jnp.maximum(stats.rival, jnp.stack([a.max(axis=1) for a in logits]))
-        sumexp = jnp.stack([jnp.exp(a - rival[g][:, None]).sum(axis=1) for g, a in enumerate(logits)])
-        sumexp += stats.sumexp * jnp.exp(stats.rival - rival)
-        return _Statistics(rival, sumexp, stats.label + jnp.stack(taken))
+        position = tile.position(targets)
+        is_label = position == jnp.arange(tile.size)[None]
+        rivals = [jnp.where(is_label, -jnp.inf, a).max(axis=1) for a in logits]
+        rival = jnp.maximum(stats.rival, jnp.stack(rivals))
+        terms = [jnp.where(is_label, 0.0, jnp.exp(a - rival[g][:, None])).sum(axis=1) for g, a in enumerate(logits)]
+        sumexp = jnp.stack(terms) + stats.sumexp * jnp.exp(stats.rival - rival)
+        inside = (position >= 0) & (position < tile.size)
+        own = [jnp.where(inside, jnp.take_along_axis(a, position, axis=1, mode="clip"), 0.0)[:, 0] for a in logits]
+        return _Statistics(rival, sumexp, stats.label + jnp.stack(own))
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes; saves the largest rival's logit, its probability and that of all rivals."""
@@ -60,12 +58,13 @@ class Softmax(NamedTuple):
         return loss, {"correct": label > rival}, saved
 
     def residual(self, logits, saved, targets, tile: Tile):
-        """softmax - target, its exponentials written as `update` has them: where one chunk is all, they are shared."""
+        """softmax - target, its terms written as `update` has them: where one chunk is all, they are shared."""
         rival_B, share_B, rivals_B = saved
         onehot = tile.position(targets) == jnp.arange(tile.size)[None]
         even = self.label_smoothing / self.n_classes
         label_B = self.label_smoothing - even - rivals_B
-        return jnp.where(onehot, label_B[:, None], jnp.exp(logits - rival_B[:, None]) * share_B[:, None] - even)
+        terms = jnp.where(onehot, 0.0, jnp.exp(logits - rival_B[:, None]))
+        return jnp.where(onehot, label_B[:, None], terms * share_B[:, None] - even)
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:

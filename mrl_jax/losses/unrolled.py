@@ -12,9 +12,9 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     z_blocks = _split(plan, z)
 
     def step(carry, tile):
-        logits, taken = _logits(plan, z_blocks, head, targets, tile)
+        logits = _logits(plan, z_blocks, head, tile)
         kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits[-1]),)) if plan.keeps else None
-        return plan.criterion.update(carry[0], logits, taken, targets, tile), kept
+        return plan.criterion.update(carry[0], logits, targets, tile), kept
 
     start = plan.criterion.start((len(plan.nesting), z.shape[0]))
     return plan.fold(step, (start, unwritten(head) if plan.keeps else None))
@@ -27,7 +27,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
 
     def step(carry, tile):
         kernels, biases, rows, columns, r = *map(list, carry[1]), [], [], None
-        logits, _ = _logits(plan, z_blocks, head, targets, tile, last if plan.keeps else last + 1)
+        logits = _logits(plan, z_blocks, head, tile, last if plan.keeps else last + 1)
         if plan.keeps:
             logits.append(tile.cut(kernels[0], 0, z.shape[0]))
         for g, (i, low, high) in reversed(list(enumerate(plan.blocks))):
@@ -60,16 +60,16 @@ def _split(plan: Plan, z: jax.Array) -> list[jax.Array]:
     return [z[:, low:high] for _, low, high in plan.blocks]
 
 
-def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, targets: jax.Array, tile: Tile, upto: int | None = None):
-    """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32; and what was taken from them."""
-    logits, taken = [], []
+def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile, upto: int | None = None) -> list[jax.Array]:
+    """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32."""
+    logits = []
     for g, (i, low, high) in enumerate(plan.blocks[:upto]):
         kernel, first = tile.cut(head.kernels[i], low, high), g == 0 or not plan.tied
-        part = _affine(z_blocks[g], kernel, tile.cut(head.biases[i])) if first else product(z_blocks[g], kernel, (1, 0))
-        part, own = plan.criterion.take(part, first, targets, tile)
-        logits.append(part if first else logits[-1] + part)
-        taken.append(own if first or own is None else taken[-1] + own)
-    return logits, taken
+        if first:
+            logits.append(_affine(z_blocks[g], kernel, tile.cut(head.biases[i])))
+        else:
+            logits.append(logits[-1] + product(z_blocks[g], kernel, (1, 0)))
+    return logits
 
 
 def _affine(z: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
