@@ -62,7 +62,7 @@ KINDS = {
     "sq8": Kind("SQ8"),
     "sq_fp16": Kind("SQfp16"),
     "ivf_sq8": Kind("IVF{lists},SQ8", "nprobe", _PROBES, centroids=1),
-    "binary": Kind("BFlat", divides=8),
+    "binary": Kind("LSHt"),  # a bit a feature, split at its median
 }
 
 
@@ -96,9 +96,7 @@ class Index:
             raise ValueError(f"queries of dim {unit_QxM.shape[1]} for an index of dim {self.dim}")
         if not 1 <= k <= self.rows:
             raise ValueError(f"k={k} neighbours of a gallery of {self.rows}: at most all of them can be found")
-        rows = np.packbits(unit_QxM > 0, axis=1) if self.kind == "binary" else unit_QxM
-        distances, indices = self.faiss.search(rows, k)
-        return distances.astype(np.float32), indices
+        return self.faiss.search(unit_QxM, k)
 
     def operations(self, unit_QxM: np.ndarray, k: int) -> float:
         """Vectors compared for one query, on average over these; each costs one operation per dim."""
@@ -175,12 +173,8 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
     if reason := refusal(kind, rows, dim):
         raise ValueError(reason)
     faiss = _faiss()
-    binary = kind == "binary"
     lists = 2 ** min(round(np.log2(4 * np.sqrt(rows))), int(np.log2(max(rows / PER_CENTROID, 1))))
-    if binary:
-        index = faiss.IndexBinaryFlat(dim)
-    else:
-        index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=lists, half=dim // 2))
+    index = faiss.index_factory(dim, KINDS[kind].factory.format(lists=lists, half=dim // 2))
     if kind == "opq":
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = OPQ_ROUNDS
     if not index.is_trained:
@@ -189,7 +183,7 @@ def build(kind: str, gallery_NxD: np.ndarray, dim: int, *, seed: int = 0) -> Ind
     for first in range(0, rows, BLOCK_ROWS):
         block = unit(gallery_NxD[first : first + BLOCK_ROWS], dim)
         _finite(block, range(first, rows))
-        index.add(np.packbits(block > 0, axis=1) if binary else block)
+        index.add(block)
     return Index(index, kind, dim, fingerprint(gallery_NxD))
 
 
@@ -206,7 +200,7 @@ def save(index: Index, path: pathlib.Path) -> None:
     faiss, unfinished = _faiss(), path / (INDEX + ".tmp")
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).unlink(missing_ok=True)
-    (faiss.write_index_binary if index.kind == "binary" else faiss.write_index)(index.faiss, str(unfinished))
+    faiss.write_index(index.faiss, str(unfinished))
     size = unfinished.stat().st_size
     unfinished.replace(path / INDEX)
     record = {"format": FORMAT, "kind": index.kind, "dim": index.dim, "rows": index.rows, "bytes": size}
@@ -234,9 +228,7 @@ def load(path: pathlib.Path, gallery: str) -> Index:
         )
     if not (path / INDEX).is_file() or (path / INDEX).stat().st_size != size:
         raise ValueError(f"{path / INDEX} is damaged: it should have {size} bytes; build it again in another folder")
-    faiss = _faiss()
-    index = (faiss.read_index_binary if kind == "binary" else faiss.read_index)(str(path / INDEX))
-    return Index(index, kind, dim, of)
+    return Index(_faiss().read_index(str(path / INDEX)), kind, dim, of)
 
 
 def largest_products(queries_QxD: np.ndarray, gallery_NxD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

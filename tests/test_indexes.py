@@ -43,6 +43,15 @@ def test_codebooks_of_256(gallery, truth, kind):
     assert np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found)]) > 0.9
 
 
+def test_bits_tell_features_apart_that_are_all_positive(gallery):
+    """As they are after a ReLU."""
+    positive = np.abs(gallery)
+    queries = indexes.unit(positive[:40], 16)
+    truth = np.argsort(-(queries @ indexes.unit(positive, 16).T), axis=1)[:, :10]
+    found = indexes.build("binary", positive, 16).search(queries, 100)[1]
+    assert np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found)]) > 0.3
+
+
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_more_effort_finds_and_costs_more(gallery, truth, kind):
     index, queries = indexes.build(kind, gallery, DIM), indexes.unit(gallery[:40], DIM)
