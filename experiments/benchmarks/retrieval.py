@@ -4,7 +4,7 @@ python -m experiments.benchmarks.retrieval --data=DIR --out=experiments/results/
 python -m experiments.benchmarks.retrieval --data=DIR --stage=measure --out=...   # again, indexes at hand
 
 The vectors are cluster centres plus noise, both of decaying spectrum (feature i has the scale 1 / i in
-the centres and NOISE / i around them), so that most of what tells clusters apart stands first; labels are clusters. The
+the centres and --noise / i around them), so that most of what tells clusters apart stands first; labels are clusters. The
 planner chooses from a sample of queries (`map_loss`: mean average precision at 10 lost, in points); other queries
 measure. Everything takes turns and uses all cores; times are medians over the turns, of all queries in one batch.
 """
@@ -29,6 +29,7 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write.")
 STAGE = flags.DEFINE_enum("stage", "all", ["all", "plan", "measure", "hnsw"], "What to do.")
 ROWS = flags.DEFINE_integer("rows", 500_000, "Of the gallery.")
 DIM = flags.DEFINE_integer("dim", 2048, "Features.")
+NOISE = flags.DEFINE_float("noise", 0.25, "Of vectors around their centre: the more, the less a prefix tells.")
 CLUSTERS = flags.DEFINE_integer("clusters", 5000, "Labels.")
 QUERIES = flags.DEFINE_integer("queries", 300, "For the sample, and as many to measure.")
 TARGET = flags.DEFINE_string("target", "map_loss=0.1", "For the planner.")
@@ -37,7 +38,7 @@ KINDS = flags.DEFINE_list("kinds", ["flat", "ivf"], "Of index to try.")
 PART = flags.DEFINE_integer(
     "part", 50_000, "Rows for the comparison of graphs, whose one at full dim is slow to build."
 )
-NOISE, K, TURNS = 0.25, 10, 25
+K, TURNS = 10, 25
 
 
 def make(path: pathlib.Path) -> None:
@@ -49,7 +50,7 @@ def make(path: pathlib.Path) -> None:
     centres = rng.standard_normal((CLUSTERS.value, DIM.value), np.float32) / feature
 
     def draw(labels):
-        z = rng.standard_normal((len(labels), DIM.value), np.float32) * (NOISE / feature) + centres[labels]
+        z = rng.standard_normal((len(labels), DIM.value), np.float32) * (NOISE.value / feature) + centres[labels]
         return z / np.linalg.norm(z, axis=1, keepdims=True)
 
     gallery = np.lib.format.open_memmap(path / "gallery.npy", "w+", np.float32, (ROWS.value, DIM.value))
@@ -201,8 +202,8 @@ def main(argv: list[str]) -> None:
         found["hnsw"] = graphs(path)
     command = " ".join(["python", "-m", "experiments.benchmarks.retrieval", *sys.argv[1:]]).replace(DATA.value, "DIR")
     found = {name: {"command": command, **provenance(), **values} for name, values in found.items()}
-    data = {name: flags.FLAGS[name].value for name in ("rows", "dim", "clusters", "queries", "target", "dims", "kinds")}
-    record = {"threads": os.cpu_count(), "data": data | {"noise": NOISE}, **found}
+    names = ("rows", "dim", "noise", "clusters", "queries", "target", "dims", "kinds")
+    record = {"threads": os.cpu_count(), "data": {name: flags.FLAGS[name].value for name in names}, **found}
     print(json.dumps(record, indent=1))
     if OUT.value and found:
         kept = json.loads(pathlib.Path(OUT.value).read_text()) if pathlib.Path(OUT.value).exists() else {}
