@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from mrl_jax.losses import cosines, looped, unrolled
-from mrl_jax.losses.plan import SPLIT, Head, Plan
+from mrl_jax.losses.plan import Head, Plan
 from mrl_jax.losses.types import NestedLoss
 
 
@@ -50,7 +50,7 @@ def _forward(plan: Plan, z: jax.Array, head: Head, targets: jax.Array, weight: j
         stats, kept = _passes(plan).statistics(plan, z, head, targets)
         return *plan.criterion.finish(stats, plan, z, head, targets), kept
 
-    whole = (P(), P(), P(), SPLIT if plan.keeps else P())
+    whole = (P(), P(), P(), plan.split if plan.keeps else P())
     loss_GxB, known, saved, kept = plan.over_shards(local, z, head, targets, returns=whole)
     if weight is None:
         per_dim = loss_GxB.mean(axis=1)
@@ -72,7 +72,7 @@ def _backward(plan: Plan, residuals, cotangent: NestedLoss):
         dz, grads = _passes(plan).gradients(plan, z, head, saved, kept, scales, targets)
         return plan.sum(dz), grads
 
-    dz, grads = plan.over_shards(local, z, head, saved, kept, scales, targets, returns=(P(), SPLIT))
+    dz, grads = plan.over_shards(local, z, head, saved, kept, scales, targets, returns=(P(), plan.split))
     return dz.astype(z.dtype), grads, None, None
 
 

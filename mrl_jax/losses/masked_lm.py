@@ -23,7 +23,7 @@ def nested_masked_lm(
     """Nested softmax cross-entropy over the vocabulary at the masked places alone.
 
     The head is one kernel, the transposed table of token embeddings, so that MRL is MRL-E here. Cost and memory are
-    those of `nested_softmax` on B x S rows: nothing that grows with B x S x V is kept.
+    those of `nested_softmax` on B x S rows: nothing that grows with B x S x V is kept, and the table is read as it lies.
 
     Args:
       z_BxSxD: features at S places of each text; D is the nesting's full dim.
@@ -48,5 +48,7 @@ def nested_masked_lm(
     weight = (targets >= 0).astype(jnp.float32)
     head = check_head(z, [kernel_DxV], [bias_V], nesting, True)
     plan = make_plan(Softmax(0.0, kernel_DxV.shape[1]), nesting, z.shape[0], head, chunk)
+    if not plan.even:  # the caller's own transposition, of the table, falls away
+        plan, head = plan._replace(turned=True), head._replace(kernels=(head.kernels[0].T,))
     # A slot that is not used has some entry of the vocabulary for its target, so that its loss is finite.
     return nested(plan, z, head, jnp.maximum(targets, 0), weight)._replace(weight=weight)

@@ -16,14 +16,15 @@ _LOOP = 8
 
 
 class Head(NamedTuple):
-    """A linear head: one (D, C) kernel and (C,) bias for every dim (tied), or one (m_g, C) kernel and bias per dim."""
+    """A linear head: one (D, C) kernel and (C,) bias for every dim (tied), or one (m_g, C) kernel and bias per dim.
+
+    A plan that is `turned` has its kernels as (C, D).
+    """
 
     kernels: tuple[jax.Array, ...]
     biases: tuple[jax.Array, ...]
 
 
-# How a head lies on the shards of the classes.
-SPLIT = Head(P(None, CLASS_AXIS), P(CLASS_AXIS))
 
 
 class Criterion(Protocol):
@@ -49,7 +50,8 @@ class Plan(NamedTuple):
 
     Where `keeps` is set, the logits of the full dim (B x C) are not computed again for the backward pass: they wait in
     the memory of the kernel's gradient (D x C), which is not needed before. Where `cosine` is set, the logits are the
-    cosines of each prefix with the columns of its kernel, and biases have no part in them.
+    cosines of each prefix with the columns of its kernel, and biases have no part in them. Where `turned` is set, a
+    kernel lies as (C, D), as a table of embeddings does: turning it, and its gradient, would copy both.
     """
 
     criterion: Criterion
@@ -60,6 +62,7 @@ class Plan(NamedTuple):
     chunk: int
     keeps: bool
     cosine: bool = False
+    turned: bool = False
 
     @property
     def even(self) -> bool:
@@ -68,6 +71,7 @@ class Plan(NamedTuple):
         return (
             self.tied
             and not self.cosine
+            and not self.turned
             and len(self.nesting) >= _LOOP
             and self.nesting.dims == tuple(range(width, self.nesting.full + 1, width))
         )
@@ -88,6 +92,11 @@ class Plan(NamedTuple):
         """The first class at hand."""
         return lax.axis_index(CLASS_AXIS) * self.width if self.shards > 1 else 0
 
+    @property
+    def split(self) -> Head:
+        """How a head lies on the shards of the classes."""
+        return Head(P(CLASS_AXIS, None) if self.turned else P(None, CLASS_AXIS), P(CLASS_AXIS))
+
     def fold(self, step, carry):
         """`step(carry, tile)` over the classes at hand."""
         return fold(step, carry, self.width, self.chunk, self.first)
@@ -103,11 +112,11 @@ class Plan(NamedTuple):
     def over_shards(self, f, *args, returns):
         """f(*args) on each shard of the classes: heads and the last argument (targets) are split, the others whole.
 
-        `returns` is the partition of what f returns: P() for what is whole, SPLIT for a head.
+        `returns` is the partition of what f returns: P() for what is whole, `split` for a head.
         """
         if self.shards == 1:
             return f(*args)
-        specs = [SPLIT if isinstance(x, Head) else P() for x in args]
+        specs = [self.split if isinstance(x, Head) else P() for x in args]
         specs[-1] = P(None, CLASS_AXIS) if args[-1].ndim == 2 else P()
         options = {"axis_names": {CLASS_AXIS}, "check_vma": False}
         return jax.shard_map(f, in_specs=tuple(specs), out_specs=returns, **options)(*args)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.plan import Head, Plan, product, unwritten
@@ -13,7 +14,7 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
 
     def step(carry, tile):
         logits = _logits(plan, z_blocks, head, tile)
-        kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits[-1]),)) if plan.keeps else None
+        kept = carry[1]._replace(kernels=(_keep(plan, tile, carry[1].kernels[0], logits[-1]),)) if plan.keeps else None
         return plan.criterion.update(carry[0], logits, targets, tile), kept
 
     start = plan.criterion.start((len(plan.nesting), z.shape[0]))
@@ -29,23 +30,52 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
         kernels, biases, rows, columns, r = *map(list, carry[1]), [], [], None
         logits = _logits(plan, z_blocks, head, tile, last if plan.keeps else last + 1)
         if plan.keeps:
-            logits.append(tile.cut(kernels[0], 0, z.shape[0]))
+            logits.append(_kept(plan, tile, kernels[0], z.shape[0]))
         for g, (i, low, high) in reversed(list(enumerate(plan.blocks))):
             level = jax.tree.map(lambda s, g=g: s[g], saved)
             own = scales[g] * plan.criterion.residual(logits[g], level, targets, tile)
             r = own if r is None or not plan.tied else r + own
             rounded = r.astype(head.kernels[i].dtype)
-            rows.append(product(rounded, tile.cut(head.kernels[i], low, high), (1, 1)))
+            rows.append(product(rounded, _cut(plan, tile, head.kernels[i], low, high), (1, 1)))
             columns.append(product(z_turned[g], rounded, (1, 0)).astype(rounded.dtype))
             if plan.chunk < plan.width:
-                kernels[i] = tile.put(kernels[i], columns[-1], low)
+                kernels[i] = _put(plan, tile, kernels[i], columns[-1], low)
             if g == 0 or not plan.tied:
                 biases[i] = tile.put(biases[i], r.sum(axis=0))
         if plan.chunk == plan.width:
             kernels = [jnp.concatenate(columns[::-1])] if plan.tied else columns[::-1]
+            kernels = [kernel.T for kernel in kernels] if plan.turned else kernels
         return carry[0] + _join(plan, rows), Head(tuple(kernels), tuple(biases))
 
     return plan.fold(step, (jnp.zeros(z.shape, jnp.float32), kept or unwritten(head)))
+
+
+def _cut(plan: Plan, tile: Tile, kernel: jax.Array, low: int, high: int) -> jax.Array:
+    """The chunk of a kernel's rows low:high, (high - low, c)."""
+    if plan.turned:
+        return lax.dynamic_slice(kernel, (tile.start, low), (tile.size, high - low)).T
+    return tile.cut(kernel, low, high)
+
+
+def _put(plan: Plan, tile: Tile, kernel: jax.Array, value: jax.Array, low: int) -> jax.Array:
+    """The kernel with the chunk, from row `low` on, replaced by `value` (rows, c)."""
+    if plan.turned:
+        return lax.dynamic_update_slice(kernel, value.T.astype(kernel.dtype), (tile.start, low))
+    return tile.put(kernel, value, low)
+
+
+def _keep(plan: Plan, tile: Tile, place: jax.Array, logits: jax.Array) -> jax.Array:
+    """The place of the kernel's gradient with a chunk of logits (B, c) in it; turned: as c rows of B numbers."""
+    if plan.turned:
+        return lax.dynamic_update_slice(place, logits.reshape(tile.size, -1), (tile.start, 0))
+    return tile.put(place, logits)
+
+
+def _kept(plan: Plan, tile: Tile, place: jax.Array, rows: int) -> jax.Array:
+    """What `_keep` put there, (B, c)."""
+    if plan.turned:
+        return lax.dynamic_slice(place, (tile.start, 0), (tile.size, rows)).reshape(rows, tile.size)
+    return tile.cut(place, 0, rows)
 
 
 def _join(plan: Plan, rows: list[jax.Array]) -> jax.Array:
@@ -64,7 +94,7 @@ def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile, upto:
     """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32."""
     logits = []
     for g, (i, low, high) in enumerate(plan.blocks[:upto]):
-        kernel, first = tile.cut(head.kernels[i], low, high), g == 0 or not plan.tied
+        kernel, first = _cut(plan, tile, head.kernels[i], low, high), g == 0 or not plan.tied
         if first:
             logits.append(_affine(z_blocks[g], kernel, tile.cut(head.biases[i])))
         else:

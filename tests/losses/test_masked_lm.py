@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from mrl_jax import losses
+from mrl_jax import losses, sharding
 from mrl_jax.losses import reference
 from mrl_jax.nesting import Nesting
 
@@ -45,6 +47,37 @@ def test_equals_the_loop_over_the_places_that_are_used(problem, chunk):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     unused = np.asarray(targets) < 0
     assert (np.asarray(grads[0])[unused] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("mesh", [(4, 1, 1), (2, 1, 4)], ids=["texts", "texts and vocabulary"])
+def test_sharded_texts_and_vocabulary_equal_one_device(problem, mesh, chunk):
+    (z, table, bias), targets = (jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), one) for one in problem)
+    expected = of_total(reference.nested_masked_lm, (z, table, bias), targets)
+    mesh = sharding.make_mesh(*mesh, devices=jax.devices()[: np.prod(mesh)])
+    texts, kernel = NamedSharding(mesh, P("data")), NamedSharding(mesh, P("model"))
+    placed = tuple(jax.device_put(x, s) for x, s in zip((z, table, bias), (texts, kernel, kernel)))
+    with jax.set_mesh(mesh):
+        found = jax.jit(lambda a, t: of_total(losses.nested_masked_lm, a, t, chunk=chunk))(
+            placed, jax.device_put(targets, texts)
+        )
+    (value, nested), grads = found
+    np.testing.assert_allclose(value, expected[0][0], rtol=1e-6)
+    np.testing.assert_allclose(nested.accuracy, expected[0][1].accuracy, rtol=1e-6)
+    for a, b in zip(grads, expected[1]):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_neither_the_table_nor_its_gradient_is_turned():
+    rows, vocabulary = 16, 20_000
+    z, table = jnp.ones((2, rows // 2, 64)), jnp.ones((vocabulary, 64))
+    targets = jnp.zeros((2, rows // 2), jnp.int32)
+
+    def total(z, table):
+        return losses.nested_masked_lm(z, table.T, None, targets, Nesting((16, 32, 64)), chunk=500).total
+
+    step = jax.jit(jax.grad(total, argnums=(0, 1))).lower(z, table).compile()
+    assert step.memory_analysis().temp_size_in_bytes < table.nbytes / 2
 
 
 def test_many_even_levels_take_the_loop_over_levels(problem):
