@@ -3,9 +3,9 @@
 python -m experiments.benchmarks.retrieval --data=DIR --out=experiments/results/benchmark_retrieval_cpu.json
 python -m experiments.benchmarks.retrieval --data=DIR --stage=measure --out=...   # again, indexes at hand
 
-The vectors are cluster centres plus noise, both of decaying spectrum (feature i has the scale 1 / i in
-the centres and --noise / i around them), so that most of what tells clusters apart stands first; labels are clusters. The
-planner chooses from a sample of queries (`map_loss`: mean average precision at 10 lost, in points); other queries
+The vectors are cluster centres plus noise, both of decaying spectrum (feature i has the scale 1 / i in the centres
+and --noise / i around them), so that most of what tells clusters apart stands first; labels are clusters. The planner
+chooses from a sample of queries (`map_loss`: mean average precision at 10 lost, in points); other queries
 measure. Everything takes turns and uses all cores; times are medians over the turns, of all queries in one batch.
 """
 

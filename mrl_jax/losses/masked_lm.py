@@ -23,7 +23,7 @@ def nested_masked_lm(
     """Nested softmax cross-entropy over the vocabulary at the masked places alone.
 
     The head is one kernel, the transposed table of token embeddings, so that MRL is MRL-E here. Cost and memory are
-    those of `nested_softmax` on B x S rows: nothing that grows with B x S x V is kept, and the table is read as it lies.
+    those of `nested_softmax` on B x S rows: nothing that grows with B x S x V is kept. The table is read as it lies.
 
     Args:
       z_BxSxD: features at S places of each text; D is the nesting's full dim.

@@ -25,8 +25,6 @@ class Head(NamedTuple):
     biases: tuple[jax.Array, ...]
 
 
-
-
 class Criterion(Protocol):
     """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice."""
 
