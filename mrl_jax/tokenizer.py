@@ -17,12 +17,23 @@ from mrl_jax.data.preparing.items import not_utf8
 from mrl_jax.data.text import tokenizer, vocabulary
 
 
-def texts(source: str, text_key: str) -> Iterator[str]:
-    """Every text of a source.
+class Texts:
+    """Every text of a source, as often as it is iterated.
 
     Raises:
       ValueError, FileNotFoundError: where it is none that texts are read of, or one of them cannot be read.
     """
+
+    def __init__(self, source: str, text_key: str):
+        """Reads nothing yet."""
+        self._of = source, text_key
+
+    def __iter__(self) -> Iterator[str]:
+        """From the first on."""
+        return _texts(*self._of)
+
+
+def _texts(source: str, text_key: str) -> Iterator[str]:
     kind = readers.kind_of(source)
     if kind not in ("lines", "list") or (kind == "list") != bool(text_key):
         raise ValueError(
@@ -46,7 +57,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise ValueError(f"give one SOURCE, not {argv[1:]}: python -m mrl_jax.tokenizer SOURCE --out=tokenizer.json")
     out = pathlib.Path(options.out)
-    corpus = texts(argv[1], options.text_key)
+    corpus = Texts(argv[1], options.text_key)
     arguments = {"kind": options.kind, "size": options.size, "lowercase": options.lowercase}
     count = tokenizer.train(corpus, out, **arguments)
     found = vocabulary.read(out)

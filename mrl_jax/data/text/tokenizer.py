@@ -42,10 +42,10 @@ class Tokenizer:
 def train(texts: Iterable[str], out: pathlib.Path, *, kind: str, size: int, lowercase: bool) -> int:
     """Trains a tokenizer, writes it to `out` in one piece, and returns the number of its ids.
 
-    The library counts in an order of its own: trained again, WordPiece may be numbered otherwise. Keep the file.
+    Trained again on the same corpus, it is the same file.
 
     Args:
-      texts: the corpus.
+      texts: the corpus; WordPiece reads it twice.
       out: a .json file that does not exist yet.
       kind: "wordpiece", as BERT's; or "bpe" on bytes, which no text is unknown to.
       size: the most ids.
@@ -61,8 +61,7 @@ def train(texts: Iterable[str], out: pathlib.Path, *, kind: str, size: int, lowe
         raise ValueError(f"--size={size} must be at least {least} for --kind={kind}")
     if out.exists():
         raise ValueError(f"--out={out} exists: a tokenizer that something was trained with is never overwritten")
-    inner, trainer = _untrained(kind, size, lowercase)
-    inner.train_from_iterator(texts, trainer)
+    inner = (_learn_bpe if kind == "bpe" else _learn_wordpiece)(texts, size, lowercase)
     if inner.get_vocab_size() <= least - 1:
         raise ValueError("the corpus holds no text to learn pieces from")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,32 +73,45 @@ def train(texts: Iterable[str], out: pathlib.Path, *, kind: str, size: int, lowe
 
 def from_pieces(pieces: Sequence[str]) -> str:
     """The tokenizer.json of the WordPiece tokenizer of given pieces, numbered in their order after the special ones."""
+    return _wordpiece(pieces, lowercase=True).to_str()
+
+
+def _learn_wordpiece(texts: Iterable[str], size: int, lowercase: bool) -> Any:
+    """The library numbers the characters that continue a word in an order that is another each time, by which it then
+    decides between pieces that are equally frequent. So they are learned first, and given to it in order.
+    """
+    continuing: list[str] = []
+    for count in (len(SPECIAL) + 1, size):
+        inner, known = _wordpiece([], lowercase), [*SPECIAL.values(), *continuing]
+        trainer = _library().trainers.WordPieceTrainer(vocab_size=count, special_tokens=known, show_progress=False)
+        inner.train_from_iterator(texts, trainer)
+        ids = inner.get_vocab()
+        continuing = sorted(piece for piece in ids if piece.startswith("##") and len(piece) == 3)
+    return _wordpiece(sorted(ids, key=ids.get), lowercase)
+
+
+def _wordpiece(pieces: Sequence[str], lowercase: bool) -> Any:
     library = _library()
     ids = {piece: i for i, piece in enumerate(dict.fromkeys([*SPECIAL.values(), *pieces]))}
     inner = library.Tokenizer(library.models.WordPiece(ids, unk_token=SPECIAL["unk"]))
     inner.add_special_tokens(list(SPECIAL.values()))
-    inner.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    inner.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
     inner.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     inner.decoder = library.decoders.WordPiece()
-    return inner.to_str()
+    return inner
 
 
-def _untrained(kind: str, size: int, lowercase: bool) -> tuple[Any, Any]:
+def _learn_bpe(texts: Iterable[str], size: int, lowercase: bool) -> Any:
     library = _library()
-    options = {"vocab_size": size, "special_tokens": list(SPECIAL.values()), "show_progress": False}
-    if kind == "wordpiece":
-        inner = library.Tokenizer(library.models.WordPiece(unk_token=SPECIAL["unk"]))
-        inner.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
-        inner.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-        inner.decoder = library.decoders.WordPiece()
-        return inner, library.trainers.WordPieceTrainer(**options)
     inner = library.Tokenizer(library.models.BPE())
     if lowercase:
         inner.normalizer = library.normalizers.Lowercase()
     inner.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     inner.decoder = library.decoders.ByteLevel()
+    options = {"vocab_size": size, "special_tokens": list(SPECIAL.values()), "show_progress": False}
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
-    return inner, library.trainers.BpeTrainer(**options, initial_alphabet=alphabet)
+    inner.train_from_iterator(texts, library.trainers.BpeTrainer(**options, initial_alphabet=alphabet))
+    return inner
 
 
 def _library() -> Any:
