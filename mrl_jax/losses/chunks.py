@@ -38,6 +38,10 @@ class Tile(NamedTuple):
         """The column of each label in the chunk, (B, 1): not in 0..size-1 if the label lies elsewhere."""
         return labels_B.astype(jnp.int32)[:, None] - self.first
 
+    def is_label(self, labels_B: jax.Array) -> jax.Array:
+        """Where in the chunk each label is, (B, c) bool."""
+        return self.position(labels_B) == jnp.arange(self.size)[None]
+
 
 def choose_chunk(n_classes: int, levels: int, rows: int, shards: int, chunk: int | None) -> int:
     """The chunk of each of `shards` equal parts of the classes; None chooses by backend and shape.

@@ -60,7 +60,7 @@ class Dirichlet(NamedTuple):
 
     def update(self, stats, logits, targets, tile: Tile):
         """Adds the terms of a chunk."""
-        is_label = _is_label(targets, tile)
+        is_label = tile.is_label(targets)
 
         def of_level(a):
             wrong = jnp.where(is_label, 0.0, self.evidence_of(a)[0])
@@ -97,7 +97,7 @@ class Dirichlet(NamedTuple):
         elsewhere = everywhere_Bx1
         if self.kl_weight:
             elsewhere += self.kl_weight * (strength_Bx1 - _one_minus_trigamma(e_Bxc, 1))
-        return jnp.where(_is_label(targets, tile), label_Bx1, elsewhere * slope)
+        return jnp.where(tile.is_label(targets), label_Bx1, elsewhere * slope)
 
     def evidence_of(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The evidence and its derivative by the logits, float32."""
@@ -255,10 +255,6 @@ def _criterion(evidence: str, kl_weight: float, n_classes: int) -> Dirichlet:
     if evidence == "auto":
         evidence = "exp_clip" if n_classes > MANY_CLASSES else "softplus"
     return Dirichlet(evidence, float(kl_weight), n_classes)
-
-
-def _is_label(labels: jax.Array, tile: Tile) -> jax.Array:
-    return tile.position(labels) == jnp.arange(tile.size)[None]
 
 
 def trigamma(x: jax.Array) -> jax.Array:

@@ -87,8 +87,7 @@ class Margin(NamedTuple):
     def residual(self, logits, saved, targets, tile: Tile):
         """scale (softmax - target), that of the label times the slope of what makes it harder."""
         lse_Bx1, label_Bx1 = (x[:, None] for x in saved)
-        onehot = tile.position(targets) == jnp.arange(tile.size)[None]
-        return jnp.where(onehot, -label_Bx1, self.scale * jnp.exp(self.scale * logits - lse_Bx1))
+        return jnp.where(tile.is_label(targets), -label_Bx1, self.scale * jnp.exp(self.scale * logits - lse_Bx1))
 
 
 def nested_margin(

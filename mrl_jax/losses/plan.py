@@ -69,7 +69,6 @@ class Plan(NamedTuple):
         return (
             self.tied
             and not self.cosine
-            and not self.turned
             and len(self.nesting) >= _LOOP
             and self.nesting.dims == tuple(range(width, self.nesting.full + 1, width))
         )

@@ -38,10 +38,10 @@ class Softmax(NamedTuple):
     def update(self, stats, logits, targets, tile: Tile):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
         position = tile.position(targets)
-        is_label = position == jnp.arange(tile.size)[None]
+        is_label = tile.is_label(targets)
         rivals = [jnp.where(is_label, -jnp.inf, a).max(axis=1) for a in logits]
         rival = jnp.maximum(stats.rival, jnp.stack(rivals))
-        terms = [jnp.where(is_label, 0.0, jnp.exp(a - rival[g][:, None])).sum(axis=1) for g, a in enumerate(logits)]
+        terms = [_below(rival[g], a, is_label).sum(axis=1) for g, a in enumerate(logits)]
         sumexp = jnp.stack(terms) + stats.sumexp * jnp.exp(stats.rival - rival)
         inside = (position >= 0) & (position < tile.size)
         own = [jnp.where(inside, jnp.take_along_axis(a, position, axis=1, mode="clip"), 0.0)[:, 0] for a in logits]
@@ -58,13 +58,18 @@ class Softmax(NamedTuple):
         return loss, {"correct": label > rival}, saved
 
     def residual(self, logits, saved, targets, tile: Tile):
-        """softmax - target, its terms written as `update` has them: where one chunk is all, they are shared."""
+        """softmax - target, of the terms that `update` sums: where one chunk is all, they are computed once."""
         rival_B, share_B, rivals_B = saved
-        onehot = tile.position(targets) == jnp.arange(tile.size)[None]
+        is_label = tile.is_label(targets)
         even = self.label_smoothing / self.n_classes
         label_B = self.label_smoothing - even - rivals_B
-        terms = jnp.where(onehot, 0.0, jnp.exp(logits - rival_B[:, None]))
-        return jnp.where(onehot, label_B[:, None], terms * share_B[:, None] - even)
+        elsewhere = _below(rival_B, logits, is_label) * share_B[:, None] - even
+        return jnp.where(is_label, label_B[:, None], elsewhere)
+
+
+def _below(rival_B: jax.Array, logits_Bxc: jax.Array, is_label_Bxc: jax.Array) -> jax.Array:
+    """The rivals' exponentials below the largest of them, 0 in the label's place."""
+    return jnp.where(is_label_Bxc, 0.0, jnp.exp(logits_Bxc - rival_B[:, None]))
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:
