@@ -29,9 +29,9 @@ class Binary(NamedTuple):
         """Merges the shards of the classes."""
         return plan.sum(stats), {"correct": None}, None
 
-    def residual(self, logits, saved, targets, tile: Tile):
-        """sigmoid - target."""
-        return jax.nn.sigmoid(logits) - tile.cut(targets).astype(jnp.float32)
+    def residual(self, logits, saved, targets, tile: Tile, scale):
+        """scale (sigmoid - target)."""
+        return scale * (jax.nn.sigmoid(logits) - tile.cut(targets).astype(jnp.float32))
 
 
 def nested_binary(

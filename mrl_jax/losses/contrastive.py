@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mrl_jax.losses.exponentials import exp
 from mrl_jax.losses.negatives import check_negatives, rivals
 from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
 from mrl_jax.losses.tiles import Layout, Side, every_pair, replace, without_fillers
@@ -61,13 +62,13 @@ class Contrastive(NamedTuple):
         matching = -half * (jax.nn.sigmoid(saved.row - saved.label) + jax.nn.sigmoid(saved.column - saved.label))
 
         def shared(g, logits, mine, theirs):
-            e = jnp.exp(without_fillers(logits - saved.shift, mine, theirs))
+            e = exp(without_fillers(logits - saved.shift, mine, theirs))
             return e * (mine.extra[g][:, None] + theirs.extra[g][None])
 
         def separate(g, logits, mine, theirs):
             logits = without_fillers(logits, mine, theirs)
-            by_row = mine.extra[0][g][:, None] * jnp.exp(logits - mine.extra[1][g][:, None])
-            return by_row + theirs.extra[0][g][None] * jnp.exp(logits - theirs.extra[1][g][None])
+            by_row = mine.extra[0][g][:, None] * exp(logits - mine.extra[1][g][:, None])
+            return by_row + theirs.extra[0][g][None] * exp(logits - theirs.extra[1][g][None])
 
         def one():
             return run(shared, *(layout.cut(half * jnp.exp(saved.shift - x)) for x in (row, column)), matching)
@@ -89,7 +90,7 @@ def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
         (rows, largest, label, own), columns = map(list, row_state), list(column_state)
         for g, dots in enumerate(dot_products(row, column, layout.nesting)):
             logits = scaled_cosine(dots, row, column, g, scale)
-            e = jnp.exp(without_fillers(logits - shift, row, column))
+            e = exp(without_fillers(logits - shift, row, column))
             if diagonal:
                 label[g], own[g] = jnp.diagonal(logits), jnp.diagonal(e)
             e = replace(e, row, column, diagonal, 0.0, True)
@@ -124,8 +125,8 @@ def _with_maxima(layout: Layout, u: Side, v: Side, scale):
 
     def sums(row, column, row_state, column_state, diagonal):
         logits, _ = zip(*logits_of(row, column, diagonal))
-        rows = [jnp.exp(a - row.extra[g][:, None]).sum(axis=1) for g, a in enumerate(logits)]
-        columns = [jnp.exp(a - column.extra[g][None]).sum(axis=0) for g, a in enumerate(logits)]
+        rows = [exp(a - row.extra[g][:, None]).sum(axis=1) for g, a in enumerate(logits)]
+        columns = [exp(a - column.extra[g][None]).sum(axis=0) for g, a in enumerate(logits)]
         return row_state + jnp.stack(rows), column_state + jnp.stack(columns)
 
     zeros = layout.vary(jnp.zeros((layout.count, len(layout.nesting), layout.size)))

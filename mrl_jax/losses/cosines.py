@@ -30,8 +30,8 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: None, scales: j
 
         found, pull = jax.vjp(cosines, z, _columns(head, tile))
         levels = [jax.tree.map(lambda s, g=g: s[g], saved) for g in range(len(found))]
-        own = [plan.criterion.residual(a, level, targets, tile) for a, level in zip(found, levels)]
-        dz, columns = pull([scale * r for scale, r in zip(scales, own)])
+        own = [plan.criterion.residual(*of, targets, tile, scale) for *of, scale in zip(found, levels, scales)]
+        dz, columns = pull(own)
         return carry[0] + dz.astype(jnp.float32), tuple(tile.put(x, y) for x, y in zip(carry[1], columns))
 
     dz, kernels = plan.fold(step, (jnp.zeros(z.shape, jnp.float32), unwritten(head).kernels))

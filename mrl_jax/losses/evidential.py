@@ -90,14 +90,14 @@ class Dirichlet(NamedTuple):
         saved = everywhere, (everywhere - trigamma(1 + own)) * slope, strength
         return jnp.where(inside, loss, jnp.inf), known, saved
 
-    def residual(self, logits, saved, targets, tile: Tile):
-        """The derivative of the loss by the evidence, times that of the evidence."""
+    def residual(self, logits, saved, targets, tile: Tile, scale):
+        """scale x the derivative of the loss by the evidence x that of the evidence."""
         everywhere_Bx1, label_Bx1, strength_Bx1 = (x[:, None] for x in saved)
         e_Bxc, slope = self.evidence_of(logits)
         elsewhere = everywhere_Bx1
         if self.kl_weight:
             elsewhere += self.kl_weight * (strength_Bx1 - _one_minus_trigamma(e_Bxc, 1))
-        return jnp.where(tile.is_label(targets), label_Bx1, elsewhere * slope)
+        return scale * jnp.where(tile.is_label(targets), label_Bx1, elsewhere * slope)
 
     def evidence_of(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The evidence and its derivative by the logits, float32."""
@@ -236,7 +236,7 @@ def _backward(plan: Plan, residuals, cotangents):
 
     def step(grad, tile):
         a = tile.cut(logits).astype(jnp.float32)
-        found = to_loss[:, None] * plan.criterion.residual(a, saved, labels, tile)
+        found = plan.criterion.residual(a, saved, labels, tile, to_loss[:, None])
         found -= everywhere[:, None] * plan.criterion.evidence_of(a)[1]
         return found.astype(grad.dtype) if plan.chunk == plan.n_classes else tile.put(grad, found)
 

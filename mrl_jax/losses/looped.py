@@ -46,7 +46,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             z_Bxm = jnp.where(i > 0, z_GxBxm[above], 0)
             logits = logits - product(z_Bxm, _rows(plan, head, tile, above), (1, 0))
             saved_g = jax.tree.map(lambda s: s[g], saved)
-            r = r + scales[g] * plan.criterion.residual(logits, saved_g, targets, tile)
+            r = r + plan.criterion.residual(logits, saved_g, targets, tile, scales[g])
             rounded = r.astype(kernel.dtype)
             dz = dz.at[g].add(product(rounded, _rows(plan, head, tile, g), (1, 1)))
             return logits, r, dz, tile.put(d_kernel, product(z_GxmxB[g], rounded, (1, 0)), g * width)

@@ -15,6 +15,7 @@ from mrl_jax.choices import choose
 from mrl_jax.losses.checks import check_head, check_labels
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.core import nested
+from mrl_jax.losses.exponentials import exp
 from mrl_jax.losses.plan import Plan, make_plan
 from mrl_jax.losses.softmax import Softmax, merge_rivals
 from mrl_jax.losses.types import NestedLoss
@@ -84,10 +85,11 @@ class Margin(NamedTuple):
         saved = jnp.logaddexp(rivals, label), self.scale * slope * jax.nn.sigmoid(rivals - label)
         return jax.nn.softplus(rivals - label), {"correct": inside & (own > rival)}, saved
 
-    def residual(self, logits, saved, targets, tile: Tile):
-        """scale (softmax - target), that of the label times the slope of what makes it harder."""
+    def residual(self, logits, saved, targets, tile: Tile, scale):
+        """scale x own scale (softmax - target), that of the label times the slope of what makes it harder."""
         lse_Bx1, label_Bx1 = (x[:, None] for x in saved)
-        return jnp.where(tile.is_label(targets), -label_Bx1, self.scale * jnp.exp(self.scale * logits - lse_Bx1))
+        elsewhere = self.scale * scale * exp(self.scale * logits - lse_Bx1)
+        return jnp.where(tile.is_label(targets), -scale * label_Bx1, elsewhere)
 
 
 def nested_margin(

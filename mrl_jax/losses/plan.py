@@ -39,8 +39,8 @@ class Criterion(Protocol):
         or None.
         """
 
-    def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile) -> jax.Array:
-        """P - Y: the derivative of one level's per-example loss by its logits."""
+    def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile, scale: jax.Array) -> jax.Array:
+        """scale (P - Y): the derivative of one level's per-example loss by its logits, times a scalar or (B, 1)."""
 
 
 class Plan(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mrl_jax.losses.checks import check_head, check_labels, check_smoothing
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.core import nested
+from mrl_jax.losses.exponentials import exp
 from mrl_jax.losses.plan import Head, Plan, make_plan
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
@@ -57,19 +58,22 @@ class Softmax(NamedTuple):
         saved = rival, jnp.exp(rival - jnp.logaddexp(rivals, label)), jax.nn.sigmoid(rivals - label)
         return loss, {"correct": label > rival}, saved
 
-    def residual(self, logits, saved, targets, tile: Tile):
-        """softmax - target, of the terms that `update` sums: where one chunk is all, they are computed once."""
-        rival_B, share_B, rivals_B = saved
+    def residual(self, logits, saved, targets, tile: Tile, scale):
+        """scale (softmax - target), of the terms that `update` sums: where one chunk is all, they are computed once.
+
+        No factor is left for the end, after `where`: the compiler would compute the exponentials again for every use.
+        """
+        rival_B, share_Bx1, rivals_Bx1 = saved[0], *(x[:, None] for x in saved[1:])
         is_label = tile.is_label(targets)
         even = self.label_smoothing / self.n_classes
-        label_B = self.label_smoothing - even - rivals_B
-        elsewhere = _below(rival_B, logits, is_label) * share_B[:, None] - even
-        return jnp.where(is_label, label_B[:, None], elsewhere)
+        label_Bx1 = scale * (self.label_smoothing - even - rivals_Bx1)
+        elsewhere = _below(rival_B, logits, is_label) * (scale * share_Bx1) - scale * even
+        return jnp.where(is_label, label_Bx1, elsewhere)
 
 
 def _below(rival_B: jax.Array, logits_Bxc: jax.Array, is_label_Bxc: jax.Array) -> jax.Array:
     """The rivals' exponentials below the largest of them, 0 in the label's place."""
-    return jnp.where(is_label_Bxc, 0.0, jnp.exp(logits_Bxc - rival_B[:, None]))
+    return jnp.where(is_label_Bxc, 0.0, exp(logits_Bxc - rival_B[:, None]))
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:

@@ -33,7 +33,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             logits.append(_kept(plan, tile, kernels[0], z.shape[0]))
         for g, (i, low, high) in reversed(list(enumerate(plan.blocks))):
             level = jax.tree.map(lambda s, g=g: s[g], saved)
-            own = scales[g] * plan.criterion.residual(logits[g], level, targets, tile)
+            own = plan.criterion.residual(logits[g], level, targets, tile, scales[g])
             r = own if r is None or not plan.tied else r + own
             rounded = r.astype(head.kernels[i].dtype)
             rows.append(product(rounded, _cut(plan, tile, head.kernels[i], low, high), (1, 1)))

@@ -274,6 +274,17 @@ def test_memory_does_not_grow_with_the_levels():
     assert temporary(losses.nested_softmax, nesting, chunk=256) < temporary(reference.nested_softmax, nesting) / 8
 
 
+def test_logits_that_wait_in_the_gradient_are_read_once():
+    """Read again after the first write, they would make the compiler copy the gradient for every chunk."""
+    z, kernel, labels = jnp.ones((32, 96)), jnp.ones((96, 20_000)), jnp.zeros(32, jnp.int32)
+
+    def total(z, kernel, labels):
+        return losses.nested_softmax(z, kernel, None, labels, Nesting((12, 24, 48, 96)), chunk=500).total
+
+    step = jax.jit(jax.grad(total, argnums=(0, 1))).lower(z, kernel, labels).compile()
+    assert step.memory_analysis().temp_size_in_bytes < kernel.nbytes / 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
