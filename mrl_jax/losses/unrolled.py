@@ -37,7 +37,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             r = own if r is None or not plan.tied else r + own
             rounded = r.astype(head.kernels[i].dtype)
             rows.append(product(rounded, _cut(plan, tile, head.kernels[i], low, high), (1, 1)))
-            columns.append(product(z_turned[g], rounded, (1, 0)).astype(rounded.dtype))
+            columns.append(_summed(plan, z_blocks[g], z_turned[g], rounded))
             if plan.chunk < plan.width:
                 kernels[i] = _put(plan, tile, kernels[i], columns[-1], low)
             if g == 0 or not plan.tied:
@@ -55,6 +55,12 @@ def _cut(plan: Plan, tile: Tile, kernel: jax.Array, low: int, high: int) -> jax.
     if plan.turned:
         return lax.dynamic_slice(kernel, (tile.start, low), (tile.size, high - low)).T
     return tile.cut(kernel, low, high)
+
+
+def _summed(plan: Plan, z: jax.Array, z_turned: jax.Array, r: jax.Array) -> jax.Array:
+    """The gradient of the chunk of a kernel's rows, summed over the examples, (high - low, c): written as it will lie."""
+    found = product(r, z, (0, 0)).T if plan.turned else product(z_turned, r, (1, 0))
+    return found.astype(r.dtype)
 
 
 def _put(plan: Plan, tile: Tile, kernel: jax.Array, value: jax.Array, low: int) -> jax.Array:
