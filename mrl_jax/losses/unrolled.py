@@ -58,7 +58,7 @@ def _cut(plan: Plan, tile: Tile, kernel: jax.Array, low: int, high: int) -> jax.
 
 
 def _summed(plan: Plan, z: jax.Array, z_turned: jax.Array, r: jax.Array) -> jax.Array:
-    """The gradient of the chunk of a kernel's rows, summed over the examples, (high - low, c): written as it will lie."""
+    """The gradient of the chunk of a kernel's rows, (high - low, c), from residuals r (B, c): laid out as it is put."""
     found = product(r, z, (0, 0)).T if plan.turned else product(z_turned, r, (1, 0))
     return found.astype(r.dtype)
 
