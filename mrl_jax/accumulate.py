@@ -1,7 +1,7 @@
 """Gradient accumulation: a batch in n microbatches, one after the other, inside one update.
 
-The mean over equal microbatches is the mean over the batch, so gradients, losses and accuracies are those of the whole
-batch wherever its examples do not meet. BatchNorm's do: each microbatch is normalised by its own statistics (ghost
+The mean over microbatches, each by what its rows count, is the mean over the batch, so gradients, losses and accuracies
+are those of the whole batch wherever its examples do not meet. BatchNorm's do: each microbatch is normalised by its own statistics (ghost
 batches), and the running statistics move once per update, by the mean over the microbatches.
 
 A loop within the step rather than optax.MultiSteps, which makes every microbatch an update to all around it: the step
@@ -41,20 +41,32 @@ def join(parts: Any) -> Any:
     return jax.tree.map(one, parts)
 
 
-def mean(fn: Callable[[Any, jax.Array], Any], batch: Any, key: jax.Array, n: int) -> Any:
-    """The mean of `fn(rows, key)`, a pytree of float arrays, over n microbatches, each with a key of its own.
+def mean(fn: Callable[[Any, jax.Array], tuple[Any, jax.Array | None]], batch: Any, key: jax.Array, n: int) -> Any:
+    """The mean over n microbatches, each with a key of its own, of what `fn(rows, key)` finds.
 
     Microbatch i has the rows i, i + n, i + 2n, ...: every device has its share of each, and no row moves.
+
+    Args:
+      fn: gives a pytree of float arrays, and how much it counts in the mean: a scalar, or None where every row counts
+        the same.
+      batch: arrays with an axis of rows.
+      key: folded with the number of the microbatch.
+      n: how many.
     """
     if n == 1:
-        return fn(batch, key)
+        return fn(batch, key)[0]
+
+    def weighted(rows, key):
+        found, weight = fn(rows, key)
+        weight = jnp.float32(1 if weight is None else weight)
+        return jax.tree.map(lambda x: x * weight, found), weight
 
     def add(total, numbered):
         i, rows = numbered
-        return jax.tree.map(jnp.add, total, fn(rows, jax.random.fold_in(key, i))), None
+        return jax.tree.map(jnp.add, total, weighted(rows, jax.random.fold_in(key, i))), None
 
     parts = split(batch, n)
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, first, key))
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(n), parts))
-    return jax.tree.map(lambda x: x / n, total)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(weighted, first, key))
+    (total, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(n), parts))
+    return jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), total)

@@ -114,19 +114,21 @@ def make_train_step(
         def total_of(z, out, rows):
             nested = objective(z, out, rows)
             total = nested.total if weight_G is None else jnp.vdot(weight_G, nested.per_dim)
-            return total, measure(nested, nesting) | logged(out)
+            counted = None if nested.weight is None else nested.weight.sum()
+            return total, (measure(nested, nesting) | logged(out), counted)
 
         def loss_fn(trained, rows, key):
             z, out, batch_stats = outputs(trained, rows, key)
-            total, measured = total_of(z, out, rows)
-            return total, (measured, batch_stats)
+            total, (measured, counted) = total_of(z, out, rows)
+            return total, (measured, batch_stats, counted)
 
         def gradients(rows, key):
-            (_, (measured, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, rows, key)
-            return grads, measured, batch_stats
+            found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained, rows, key)
+            measured, batch_stats, counted = found[1]
+            return (grads, measured, batch_stats), counted
 
         if options.joint and options.microbatches > 1:
-            grads, measured, batch_stats = _joint(outputs, total_of, trained, batch, key, options.microbatches)
+            grads, (measured, _), batch_stats = _joint(outputs, total_of, trained, batch, key, options.microbatches)
         else:
             grads, measured, batch_stats = accumulate.mean(gradients, batch, key, options.microbatches)
         return apply_gradient(state, grads, batch_stats, measured, tx, options)

@@ -81,7 +81,7 @@ def make_switchable_step(
         frozen, trained = trees.partition(state.params, options.freeze)
         drawn_M = widths.draw(jax.random.fold_in(key, _WIDTHS), len(subs), switch.sample)
 
-        def gradients(rows: Batch, key: jax.Array) -> list[_Found]:
+        def gradients(rows: Batch, key: jax.Array) -> tuple[list[_Found], None]:
             run = functools.partial(_of_width, apply, state, frozen, trained, rows, weight_G=weight_G, switch=switch)
             full, teacher = run(subs[-1], jax.random.fold_in(key, len(subs) - 1), None)
             found = []
@@ -89,7 +89,7 @@ def make_switchable_step(
                 narrow = functools.partial(_only, run, sub, jax.random.fold_in(key, i), teacher)
                 always = not switch.sample or i == 0
                 found.append(narrow() if always else _if_drawn(drawn_M[i] > 0, narrow, state))
-            return [*found, full]
+            return [*found, full], None
 
         found = accumulate.mean(gradients, batch, key, options.microbatches)
         measured, losses_M, uncertainty_M = _measurements(found, subs)

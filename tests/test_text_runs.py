@@ -10,7 +10,7 @@ import text
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import inputs, parts, sharding
+from mrl_jax import inputs, parts, sharding, trees
 from mrl_jax.data import sources
 
 TEXT = {"name": "masked_lm", "chunk": 0}
@@ -45,6 +45,25 @@ def test_gaps_are_a_function_of_seed_and_step(corpus):
         np.testing.assert_array_equal(again[name], value)
     assert (batches[0]["positions"] != batches[1]["positions"]).any()
     assert {name: x.shape for name, x in batches[0].items()} == {n: s.shape for n, s in run.abstract_batch.items()}
+
+
+def test_microbatches_of_unequally_many_gaps_give_the_update_of_the_whole_batch(corpus):
+    found = []
+    for n in (1, 4):
+        own = config(corpus, accumulate=n, optim=defaults.sgd(0.1))
+        run = parts.assemble(own, sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+        batches = parts.train_batches(run, 0)
+        batch = next(batches)
+        batches.close()
+        row_B, slot_S = (np.arange(size) for size in batch["targets"].shape)
+        used_BxS = slot_S[None] <= row_B[:, None] % 4  # so that microbatch i of four has gaps 0..i of its texts
+        batch = {**batch, "targets": np.where(used_BxS, np.maximum(batch["targets"], 0), -1)}
+        with jax.set_mesh(run.mesh):
+            state, measured = parts.jit_train_step(run)(parts.init_state(run), sharding.to_devices(batch, run.mesh))
+        found.append((jax.device_get(trees.flatten(state.params)), jax.device_get(measured)))
+    for one, other in zip(*found):
+        for name, value in one.items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_accuracy_of_the_evaluator_is_that_of_the_logits(corpus):
