@@ -1,8 +1,9 @@
 """Gradient accumulation: a batch in n microbatches, one after the other, inside one update.
 
-The mean over microbatches, each by what its rows count, is the mean over the batch, so gradients, losses and accuracies
-are those of the whole batch wherever its examples do not meet. BatchNorm's do: each microbatch is normalised by its own statistics (ghost
-batches), and the running statistics move once per update, by the mean over the microbatches.
+The mean over microbatches, each by what its rows count, is the mean over the batch, so gradients, losses and
+accuracies are those of the whole batch wherever its examples do not meet. BatchNorm's do: each microbatch is normalised
+by its own statistics (ghost batches), and the running statistics move once per update, by the mean over the
+microbatches.
 
 A loop within the step rather than optax.MultiSteps, which makes every microbatch an update to all around it: the step
 count, the position in the data, checkpoints, logs and a host dispatch; and whose sum of gradients is saved with the
