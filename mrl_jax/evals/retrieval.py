@@ -106,7 +106,7 @@ def adaptive_search(
       ascending, and indices (Q, k) int64; infinity and -1 where the index found fewer rows.
 
     Raises:
-      ValueError: for sizes, dims or steps that do not fit, values not finite, or an index of another gallery.
+      ValueError: for sizes, dims or steps that do not fit, values not finite, or an index of another gallery or dim.
     """
     gallery = of(gallery_NxD)
     queries_QxD = np.asarray(queries_QxD)
@@ -141,6 +141,9 @@ def _shortlist(queries_QxD, gallery, dim, length, index):
         raise ValueError(
             f"the index, of {size} rows, was built for another gallery than these {len(gallery.rows)}: build it again"
         )
+    found = getattr(index, "dim", getattr(index, "d", dim))
+    if found != dim:
+        raise ValueError(f"shortlist_dim={dim} with an index of dim {found}: give an index of the prefixes of {dim}")
     distances, rows = index.search(indexes.unit(queries_QxD, dim), length)
     return np.asarray(rows, np.int64), np.where(rows < 0, np.inf, distances).astype(np.float32)
 

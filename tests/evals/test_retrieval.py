@@ -140,6 +140,9 @@ def test_an_index_of_the_library_itself(vectors):
     np.testing.assert_array_equal(found, naive(*vectors, 4, ((40, 32),), 10))
     with pytest.raises(ValueError, match="the index, of 400 rows, was built for another gallery than these 399"):
         retrieval.adaptive_search(vectors[0], vectors[1][1:], 4, index=index)
+    for other in (index, indexes.build("flat", vectors[1], 4)):
+        with pytest.raises(ValueError, match="shortlist_dim=8 with an index of dim 4"):
+            retrieval.adaptive_search(*vectors, 8, index=other)
 
 
 @NEEDS_FAISS
