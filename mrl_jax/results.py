@@ -29,9 +29,11 @@ def write(
     command: str,
     details: Mapping[str, Any] | None = None,
     recalibrated: int = 0,
+    figures: Sequence[str] = (),
 ) -> None:
     """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
-    and by evaluator what else there is to tell; and of how many batches BatchNorm's statistics are, if not the model's.
+    and by evaluator what else there is to tell; of how many batches BatchNorm's statistics are, if not the model's; and
+    the names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's.
     """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
@@ -47,6 +49,7 @@ def write(
                 "command": command,
                 **({"details": details[name]} if details else {}),
                 **({"recalibrated": recalibrated} if recalibrated else {}),
+                **({"figures": list(figures)} if figures else {}),
             },
         )
 

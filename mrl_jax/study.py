@@ -69,6 +69,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
     print(results.table({result: found.values}, pair.nesting, subject.step))
     for line in found.text:
         print(line)
+    figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
     results.write(
         subject.out,
         {result: found.values},
@@ -84,8 +85,8 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
                 "seed": subject.seed,
             }
         },
+        figures=[figure.name for figure in figures],
     )
-    figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
     written = [results.draw(subject.out / "plots", figure) for figure in figures]
     written += filter(None, [report.refresh(subject.out)])
     print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{result}.json', *written]))}")

@@ -78,6 +78,7 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert all(p.suffix == ".png" and p.stat().st_size > 1000 for p in drawn)
     page = report.write(tmp_path, configs.to_json(trained.config_of(run[0], 3))).read_text()
     assert page.count("data:image/png") == len(drawn)
+    assert "More plots" not in page, "a picture stands with the command that drew it"
     assert "mrl_jax.study" in page
     assert "<b>x</b>" not in page
 
@@ -89,6 +90,7 @@ def test_results_under_another_name_leave_those_of_the_study(run, tmp_path):
     assert found["retrieval_other"]["values"] == found["retrieval"]["values"]
     assert found["retrieval_other"]["details"] == found["retrieval"]["details"]
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"retrieval.png", "retrieval_other_retrieval.png"}
+    assert "More plots" not in report.write(tmp_path, None).read_text()
     for name in ("knn", "oracle", "a/b", ""):
         with pytest.raises(ValueError, match="must be letters"):
             results.check_name(name, (*EVALUATORS, *KINDS))
