@@ -46,6 +46,7 @@ _PAPER = {
     "few": "--dataset=tfds:imagenet_v2 --split=test --data_dir={data}",
     "few_split": "test",
     "shots": "1,3,5,7,9",
+    "ways": "10",
     "shifted": "--set=imagenet_v2 --set=imagenet_a --set=imagenet_r --set=imagenet_sketch "
     f"--corruptions={','.join(corruptions.KINDS)}",
     "large": "--dataset=array_record:imagenet4k --split=gallery,query --data_dir={data}",
@@ -62,6 +63,7 @@ _DEBUG = _PAPER | {
     "test_split": "test",
     "few": f"--dataset={SYNTHETIC} --split=test",
     "shots": "1,3",
+    "ways": "4",
     "retrieval": "--ks=10,25 --shortlist=20",
     "shortlists": "10,20,40",
     "large": f"--dataset={SYNTHETIC} --split=train,test",

@@ -34,11 +34,12 @@ STUDIES = {
     "retrieval": {"shortlists": (200, 400)},
     "superclass": {"hierarchy": "groups.json"},
 }
+NAMED = {"retrieval_4k": "retrieval", "fewshot_ten_ways": "fewshot"}  # the same studies of other features or options
 READ = [
     (name, place)
     for name, table in TABLES.items()
     for place, column in enumerate(table.columns)
-    if column.ours and column.ours.evaluator in {*STUDIES, "retrieval_4k"}
+    if column.ours and column.ours.evaluator in {*STUDIES, *NAMED}
 ]
 
 
@@ -90,7 +91,7 @@ def studied(tmp_path_factory):
         own = options | ({"hierarchy": str(path / "groups.json")} if "hierarchy" in options else {})
         finding = KINDS[kind](Subject(pair, pair.nesting.dims, 0, "ridge", None, None, path), **own)
         found[kind] = {"values": finding.values, "details": json.loads(json.dumps(finding.details))}
-    found["retrieval_4k"] = found["retrieval"]  # the same study of other features
+    found |= {name: found[kind] for name, kind in NAMED.items()}
     return measured.Run(str(path), configs.to_json(tiny.config()), found)
 
 
@@ -156,6 +157,14 @@ def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
             assert arguments["workdir"] in trained
         if "name" in arguments:  # results of a folder without a config are no run's
             assert arguments.get("out", arguments.get("workdir")) in trained
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_a_column_reads_of_a_study_some_command_of_the_table_writes(name):
+    lines = map(shlex.split, tables.lines(TABLES[name], "paper", "R", "D", 0))
+    studies = [line for line in lines if line[2] == "mrl_jax.study"]
+    written = {next((w[7:] for w in line if w.startswith("--name=")), line[3]) for line in studies}
+    assert {c.ours.evaluator for c in TABLES[name].columns if c.ours} & {*STUDIES, *NAMED} <= written
 
 
 def load_config(arguments):
