@@ -30,10 +30,12 @@ def write(
     details: Mapping[str, Any] | None = None,
     recalibrated: int = 0,
     figures: Sequence[str] = (),
+    views: int = 1,
 ) -> None:
     """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
-    and by evaluator what else there is to tell; of how many batches BatchNorm's statistics are, if not the model's; and
-    the names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's.
+    and by evaluator what else there is to tell; of how many batches BatchNorm's statistics are, if not the model's; the
+    names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's; and of how
+    many views of each image the logits are added, if not of one.
     """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
@@ -50,6 +52,7 @@ def write(
                 **({"details": details[name]} if details else {}),
                 **({"recalibrated": recalibrated} if recalibrated else {}),
                 **({"figures": list(figures)} if figures else {}),
+                **({"views": views} if views != 1 else {}),
             },
         )
 
