@@ -148,7 +148,7 @@ def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"]
         assert "{" not in line
-        arguments = dict(word.removeprefix("--").split("=", 1) for word in words[3:] if word.startswith("--"))
+        arguments = dict(word.removeprefix("--").partition("=")[::2] for word in words[3:] if word.startswith("--"))
         if words[2] == "mrl_jax.train":
             load_config(arguments)
             trained.add(arguments["workdir"])
@@ -247,6 +247,19 @@ def test_numbers_with_flips_are_of_two_views():
         views = {1 if "no tta" in text else 2 for text in of if "tta" in text} or {table.setting.views}
         assert views == {table.setting.views}, table.title
     assert {name for name, table in TABLES.items() if table.setting.views == 2} == {"table3", "table17", "table22"}
+
+
+def test_of_results_of_one_and_of_two_views_a_table_takes_its_own(tmp_path):
+    run(tmp_path, {"top1@8": 0.5})
+    results.write(
+        tmp_path, {"knn_flips": {"top1@8": 0.75}}, step=1, nesting=Nesting((8,)), head="mrl", command="x", views=2
+    )
+    loaded = measured.load(str(tmp_path))
+    for views, value in ((1, 50), (2, 75)):
+        setting = dataclasses.replace(matching(loaded), views=views)
+        (filled,) = printing.fill(table(KNN, setting), [loaded])
+        assert filled.ours["8"].mean == value
+        assert filled.difference("8") == pytest.approx(value - 66.63)
 
 
 def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
