@@ -13,7 +13,7 @@ class Setting:
       dataset: trained on, as `config.data.name` spells it; where ours has another name there are no differences.
       model: fields of `config.model` that must be the same for a difference to mean something.
       test: evaluated on, likewise; "" for `dataset`.
-      views: of each test image, whose logits were added: 2 where its mirror image was one. Ours are always of 1.
+      views: of each test image, whose logits were added: 2 where its mirror image was one.
       details: what the details of a result must say, by name, for a difference to mean something.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 from experiments import recognise
 from experiments.entry import Ours, Setting
 from mrl_jax import config as configs
-from mrl_jax import results, workdir
+from mrl_jax import flips, results, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +66,29 @@ def load(path: str) -> Run:
     return Run(str(path), config, found)
 
 
-def column(runs: Sequence[Run], ours: Ours | None) -> dict[str, Value]:
-    """Our numbers of a column by row.
+def column(runs: Sequence[Run], ours: Ours | None, views: int = 1) -> dict[str, Value]:
+    """Our numbers of a column by row: those of so many views of each test image, where there are any.
 
     Raises:
       ValueError: if two runs fit, and differ in more than the seed.
     """
     found: dict[str, list[tuple[float, Run]]] = {}
     for run in runs:
-        if ours is None or not recognise.RUNS[ours.run](run.config) or ours.evaluator not in run.results:
+        if (
+            ours is None
+            or not recognise.RUNS[ours.run](run.config)
+            or seen(run, ours.evaluator, views) not in run.results
+        ):
             continue
-        for row, value in _read(run, ours):
+        for row, value in _read(run, dataclasses.replace(ours, evaluator=seen(run, ours.evaluator, views))):
             found.setdefault(row, []).append((ours.scale * value, run))
     return {row: _mean(row, ours, pairs) for row, pairs in found.items()}
+
+
+def seen(run: Run, evaluator: str, views: int) -> str:
+    """The name of an evaluator's results of so many views, where there are any; else its own."""
+    own = flips.named(evaluator, views == flips.VIEWS)
+    return own if own in run.results else evaluator
 
 
 def _read(run: Run, ours: Ours) -> Iterator[tuple[str, float]]:
@@ -128,7 +138,7 @@ def _mean(row: str, ours: Ours, pairs: list[tuple[float, Run]]) -> Value:
 
 def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     """Why the run's numbers are not to be compared with those of the setting; empty where they are."""
-    reasons = []
+    reasons, evaluator = [], seen(run, evaluator, setting.views)
     model, data = run.config["model"], run.config["data"]
     for field, wanted in setting.model.items():
         if field not in model or model[field] != wanted:
@@ -138,8 +148,11 @@ def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     test, wanted = tested_on(run, evaluator), setting.test or setting.dataset
     if test != wanted and (test != data["name"] or wanted != setting.dataset):  # else it was said above
         reasons.append(f"it was tested on {test!r}, not {wanted!r}")
-    if setting.views != 1:
-        reasons.append(f"the published ones add the logits of {setting.views} views of each test image, ours are of 1")
+    views = run.results[evaluator].get("views", 1)
+    if views != setting.views:
+        reasons.append(
+            f"the published ones add the logits of {setting.views} views of each test image, ours are of {views}"
+        )
     details = run.results[evaluator].get("details") or {}
     for name, wanted in setting.details.items():
         if details.get(name) != wanted:

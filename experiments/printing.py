@@ -41,7 +41,7 @@ def fill(table: Table, runs: Sequence[Run]) -> list[Filled]:
     """
     found = []
     for column in table.columns:
-        ours = measured.column(runs, column.ours)
+        ours = measured.column(runs, column.ours, table.setting.views)
         own = {run.path: run for value in ours.values() for run in value.runs}.values()
         reasons = {reason for run in own for reason in measured.differs(run, column.ours.evaluator, table.setting)}
         found.append(Filled(column, published.column(column.published), ours, tuple(sorted(reasons))))

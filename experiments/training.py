@@ -38,7 +38,8 @@ class Scale:
 
 
 # The data set of the tests with its splits; where few shots are drawn from; the shifted sets and the corruptions; the
-# superclasses; and the sizes of the few-shot and long-tail studies.
+# superclasses; the sizes of the few-shot and long-tail studies; and mirror images, in commands that do without them and
+# in those that are for them alone.
 _PAPER = {
     "test": IMAGENET,
     "train_split": "train",
@@ -46,11 +47,14 @@ _PAPER = {
     "few": "--dataset=tfds:imagenet_v2 --split=test --data_dir={data}",
     "few_split": "test",
     "shots": "1,3,5,7,9",
+    "ways": "10",
     "shifted": "--set=imagenet_v2 --set=imagenet_a --set=imagenet_r --set=imagenet_sketch "
     f"--corruptions={','.join(corruptions.KINDS)}",
     "large": "--dataset=array_record:imagenet4k --split=gallery,query --data_dir={data}",
     "retrieval": "",
     "shortlists": "100,200,400,800,1600,2048",
+    "flips": "--flips",
+    "only_flips": "--flips",
     "large_train": "gallery",
     "large_test": "query",
     "hierarchy": "wordnet",
@@ -62,6 +66,7 @@ _DEBUG = _PAPER | {
     "test_split": "test",
     "few": f"--dataset={SYNTHETIC} --split=test",
     "shots": "1,3",
+    "ways": "4",
     "retrieval": "--ks=10,25 --shortlist=20",
     "shortlists": "10,20,40",
     "large": f"--dataset={SYNTHETIC} --split=train,test",
@@ -73,7 +78,7 @@ _DEBUG = _PAPER | {
     "vit_dims": "12,16,24,32,48,64,96,128,192",
 }
 _OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
-_OWN |= dict.fromkeys(("large", "large_train", "large_test"))
+_OWN |= dict.fromkeys(("large", "large_train", "large_test", "only_flips")) | {"flips": ""}
 _TINY = _OWN | {"test": "array_record:tiny"}
 _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
 _ICONS |= {"tail": "--groups=5,10 --imbalance=10", "hierarchy": None, "shortlists": "100,200,400,800"}

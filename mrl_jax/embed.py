@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
             config = trained.over(base, options.dataset, split, options.ops, options.batch_size)
             out = pathlib.Path(options.out) / split.replace("/", "_")
             own = {"dtype": options.dtype, "block_rows": options.block_rows, "width": options.width}
+            own |= {"mirror": options.flips}
             for pair in (True, False) if options.pairs else (False,):  # where there are no pairs, nothing is written
                 side = out.with_name(f"{out.name}_pair") if pair else out
                 extract.extract(path, step, config, side, **own, recalibrate=options.recalibrate, pair=pair)
@@ -53,6 +54,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("dtype", "float32", extract.DTYPES, "Of the file.")
     flags.DEFINE_float("width", 1.0, "Of the sub-model, where the run trained several.")
     flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
+    flags.DEFINE_bool("flips", False, "Means of the features of each image and of its mirror image.")
     flags.DEFINE_bool("pairs", False, "Also the other side of each pair, its caption or second text: OUT/SPLIT_pair.")
     flags.DEFINE_string("ops", None, "The transform of the images; by default the run's data.eval_ops.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")

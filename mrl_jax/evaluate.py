@@ -6,7 +6,8 @@ python -m mrl_jax.evaluate --workdir=runs/sfsc --recalibrate=20        # BatchNo
 
 What an earlier command found of other dims at the same step stays in the files. With --recalibrate the results are of
 another model than the checkpoint's, and go to results/NAME_recalibrated.json and plots/accuracy_recalibrated.png beside
-those of the checkpoint; `embed` and `export` take the same option.
+those of the checkpoint; `embed` and `export` take the same option. With --flips they are of each image together with
+its mirror image, and go to results/NAME_flips.json; `embed` and `study` take it too.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, parts, report, results, trained
+from mrl_jax import checkpoints, commands, distributed, flips, parts, report, results, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import EVALUATED, evaluated
@@ -32,6 +33,7 @@ def evaluate(
     names: Sequence[str],
     ff: Sequence[str] = (),
     recalibrated: int = 0,
+    mirror: bool = False,
 ) -> results.Values:
     """Runs the named evaluators on the checkpoint of `step`; prints, writes and returns their values.
 
@@ -42,15 +44,18 @@ def evaluate(
       names: of `config.evals`.
       ff: folders of fixed-feature runs, evaluated in the same way before, to draw beside this one.
       recalibrated: so many training batches that BatchNorm's statistics are computed anew from; 0: as they are.
+      mirror: evaluates the mean features of each image and of its mirror image.
     """
+    if mirror:
+        flips.check(config.data.kind)
     run = trained.assemble(path, step, config)
     trained.check_recalibrated(run, recalibrated)
     with jax.set_mesh(run.mesh):
         wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
         variables = evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
         variables = trained.recalibrated(run, variables, recalibrated)
-        values = parts.evaluate(run, parts.make_embeds(run), variables, names)
-    suffix = "_recalibrated" if recalibrated else ""
+        values = parts.evaluate(run, parts.make_embeds(run, mirror), variables, names)
+    suffix = flips.named("_recalibrated" if recalibrated else "", mirror)
     values = {name + suffix: measured for name, measured in values.items()}
     if jax.process_index() == 0:
         untrained = sorted({m for v in values.values() for _, m in map(results.split_name, v)} - set(run.nesting.dims))
@@ -58,6 +63,7 @@ def evaluate(
             print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(run.nesting.dims)}).")
         print(results.table(values, run.nesting, step))
         about = {"step": step, "nesting": run.nesting, "head": config.head, "recalibrated": recalibrated}
+        about |= {"views": flips.VIEWS if mirror else 1}
         values = {name: _write(path, name, measured, about) for name, measured in values.items()}
         picture = path / "plots" / f"accuracy{suffix}.png"
         results.plot(picture, values, run.nesting, _beside(ff))
@@ -113,7 +119,7 @@ def main(argv: list[str]) -> None:
     for name in options.evals:
         choose("--evals", name, config.evals)
     check_alone(options.ff)
-    evaluate(path, config, step, options.evals or list(config.evals), options.ff, options.recalibrate)
+    evaluate(path, config, step, options.evals or list(config.evals), options.ff, options.recalibrate, options.flips)
 
 
 if __name__ == "__main__":
@@ -123,6 +129,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("dims", [], "Dims to evaluate, trained or not; by default the config's.")
     flags.DEFINE_string("data_dir", None, "Where the data lies, if not where training read it.")
     flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
+    flags.DEFINE_bool("flips", False, "Of each image and its mirror image; the results are NAME_flips.")
     flags.DEFINE_list("ff", [], "Folders of fixed-feature runs to draw beside this one.")
     flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
     flags.mark_flag_as_required("workdir")

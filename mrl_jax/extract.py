@@ -9,13 +9,14 @@ import collections
 import hashlib
 import pathlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mrl_jax import features_dir, inputs, parts, progress, sharding, trained, workdir
+from mrl_jax import features_dir, flips, inputs, parts, progress, sharding, trained, workdir
 from mrl_jax.data import labels as columns
 from mrl_jax.data import pipeline, sources
 from mrl_jax.features_writer import FeaturesWriter, Layout
@@ -37,6 +38,7 @@ def extract(
     width: float = 1.0,
     recalibrate: int = 0,
     pair: bool = False,
+    mirror: bool = False,
 ) -> None:
     """Writes the features of a checkpoint to `out`, or what is missing of them there.
 
@@ -50,15 +52,18 @@ def extract(
       width: of the sub-model.
       recalibrate: so many batches of the run's training that BatchNorm's statistics are computed anew from; 0: none.
       pair: of the other side of each pair, its caption or second text, in place of the first.
+      mirror: means of the features of each image and of its mirror image.
 
     Raises:
-      ValueError: where the model has no such width or no statistics to recalibrate, the data have no pairs or do not
-        fit the model, `out` holds other features, or a value is not finite.
+      ValueError: where the model has no such width or no statistics to recalibrate, the data have no pairs or mirror
+        images or do not fit the model, `out` holds other features, or a value is not finite.
       OSError: where `out` cannot be written to.
     """
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
     trained.check_recalibrated(run, recalibrate)
+    if mirror:
+        flips.check(config.data.kind)
     if pair and "caption" not in run.abstract_batch:
         raise ValueError(
             f"--pairs: dataset {config.data.name!r} read as data.kind={config.data.kind!r} has no pairs: leave it out"
@@ -67,6 +72,7 @@ def extract(
         own = identity(path, step, run, dtype) | ({} if width == 1 else {"width": width})
         own |= {"side": "pair"} if pair else {}
         own |= {"recalibrated": recalibrate} if recalibrate else {}
+        own |= {"views": flips.VIEWS} if mirror else {}
         writer, needed, block_rows = _open(run, out, own, dtype, block_rows, run.model.nestings[width])
         if writer:
             write_fields(out, run.train_source)
@@ -79,7 +85,7 @@ def extract(
             training = trained.assemble(path, step, trained.config_of(path, step, data_dir=config.data.dir))
             variables = trained.recalibrated(training, variables, recalibrate)
         try:
-            fill(run, variables, make_embed(run, dtype, width, pair), writer, needed, block_rows)
+            fill(run, variables, make_embed(run, dtype, width, pair, mirror), writer, needed, block_rows)
         except BaseException:
             if writer:
                 writer.abandon()
@@ -188,13 +194,14 @@ def fill(
     bar.close()
 
 
-def make_embed(run: parts.Parts, dtype: str, width: float = 1.0, pair: bool = False) -> Any:
+def make_embed(run: parts.Parts, dtype: str, width: float = 1.0, pair: bool = False, mirror: bool = False) -> Any:
     """The jitted `(variables, batch) -> (z, label)`: z (B, D) in `dtype`, of the first side or the other one of pairs,
-    both whole on every device.
+    or of images and their mirror images, both whole on every device.
     """
+    apply = partial(flips.mean_of_both, run.model.apply) if mirror else run.model.apply
 
     def embed(variables, batch):
-        z, out = run.model.apply(variables, inputs.model_inputs(batch), train=False, width=width)
+        z, out = apply(variables, inputs.model_inputs(batch), train=False, width=width)
         z = out["pair/z"] if pair else z  # what is not asked for is not computed
         return z.astype(dtype), batch["label"]
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_jax import extract, features_dir, trained
+from mrl_jax import extract, features_dir, flips, trained
 from mrl_jax.features_dir import Features
 from mrl_jax.nesting import Nesting
 
@@ -21,20 +21,21 @@ class Pair(NamedTuple):
     known: bool  # whether they are known
 
 
-def of_run(path: pathlib.Path, step: int | None, data_dir: str | None) -> Pair:
+def of_run(path: pathlib.Path, step: int | None, data_dir: str | None, mirror: bool = False) -> Pair:
     """Train and eval features of a run's checkpoint, embedded into PATH/features/STEP where they are not there yet."""
     step = trained.choose_step(path, step)
     base = trained.config_of(path, step, data_dir=data_dir)
     splits = base.data.train_split, base.data.eval_split
-    return pair(*(kept(path, step, trained.over(base, None, s, None, None), s.replace("/", "_")) for s in splits))
+    configs = [trained.over(base, None, split, None, None) for split in splits]
+    return pair(*(kept(path, step, c, s.replace("/", "_"), mirror) for c, s in zip(configs, splits)))
 
 
-def kept(path: pathlib.Path, step: int, config: Any, name: str) -> Features:
+def kept(path: pathlib.Path, step: int, config: Any, name: str, mirror: bool = False) -> Features:
     """Features of a checkpoint over the data of `config`, as `trained.over` gives it, embedded into
-    PATH/features/STEP/NAME where they are not there yet.
+    PATH/features/STEP/NAME where they are not there yet; with `mirror` as `extract.extract`, into NAME_flips.
     """
-    out = path / "features" / str(step) / name
-    extract.extract(path, step, config, out)
+    out = path / "features" / str(step) / flips.named(name, mirror)
+    extract.extract(path, step, config, out, mirror=mirror)
     return features_dir.open_features(out)
 
 

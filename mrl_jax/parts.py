@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from mrl_jax import config as defaults
-from mrl_jax import inputs, mixing, models, objectives, optim, sharding, step, surgery, switchable, trees, widths
+from mrl_jax import flips, inputs, mixing, models, objectives, optim, sharding, step, surgery, switchable, trees, widths
 from mrl_jax.choices import choose, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
@@ -317,19 +317,22 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
     )
 
 
-def make_embed(parts: Parts, width: float = 1.0) -> Any:
-    """The jitted `(variables, batch) -> (z, out)` of a width's evaluation, out without what is for training alone."""
+def make_embed(parts: Parts, width: float = 1.0, mirror: bool = False) -> Any:
+    """The jitted `(variables, batch) -> (z, out)` of a width's evaluation, out without what is for training alone; with
+    `mirror` as `flips.mean_of_both`.
+    """
+    apply = functools.partial(flips.mean_of_both, parts.model.apply) if mirror else parts.model.apply
 
     def embed(variables, batch):
-        z, out = parts.model.apply(variables, batch, train=False, width=width)
+        z, out = apply(variables, batch, train=False, width=width)
         return z, {name: value for name, value in out.items() if name.startswith(("head/", "masked/", "pair/"))}
 
     return jax.jit(embed)
 
 
-def make_embeds(parts: Parts) -> dict[float, Any]:
+def make_embeds(parts: Parts, mirror: bool = False) -> dict[float, Any]:
     """`make_embed` of every width."""
-    return {width: make_embed(parts, width) for width in parts.model.widths}
+    return {width: make_embed(parts, width, mirror) for width in parts.model.widths}
 
 
 def evaluate(parts: Parts, embeds: Mapping[float, Any], variables: Any, names: Iterable[str]) -> dict[str, Any]:

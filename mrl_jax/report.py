@@ -44,8 +44,9 @@ def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathl
     pictures = {picture.stem: picture for picture in sorted((path / "plots").glob("*.png"))}
     sections = {"Training": _training(path / "metrics.jsonl")} if config else {}
     for name, result in found.items():
-        own = [pictures.pop(stem) for stem in list(pictures) if stem == name or stem.startswith(f"{name}-")]
-        sections[name] = _result(result, own)
+        drawn = result.get("figures", ())
+        own = [stem for stem in pictures if stem in drawn or stem == name or stem.startswith(f"{name}-")]
+        sections[name] = _result(result, [pictures.pop(stem) for stem in own])
     if pictures:
         sections["More plots"] = "".join(map(_picture, pictures.values()))
     if config:

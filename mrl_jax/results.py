@@ -29,9 +29,13 @@ def write(
     command: str,
     details: Mapping[str, Any] | None = None,
     recalibrated: int = 0,
+    figures: Sequence[str] = (),
+    views: int = 1,
 ) -> None:
     """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
-    and by evaluator what else there is to tell; and of how many batches BatchNorm's statistics are, if not the model's.
+    and by evaluator what else there is to tell; of how many batches BatchNorm's statistics are, if not the model's; the
+    names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's; and of how
+    many views of each image the logits are added, if not of one.
     """
     for name, measured in values.items():
         dims = sorted({dim for _, dim in map(split_name, measured)})
@@ -47,6 +51,8 @@ def write(
                 "command": command,
                 **({"details": details[name]} if details else {}),
                 **({"recalibrated": recalibrated} if recalibrated else {}),
+                **({"figures": list(figures)} if figures else {}),
+                **({"views": views} if views != 1 else {}),
             },
         )
 

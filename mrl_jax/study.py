@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from mrl_jax import commands, feature_pairs, features_dir, report, results, trained
+from mrl_jax import commands, feature_pairs, features_dir, flips, report, results, trained
 from mrl_jax.choices import choose, whole_numbers
 from mrl_jax.evals import EVALUATORS, adaptive, fewshot
 from mrl_jax.feature_pairs import Pair
@@ -69,6 +69,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
     print(results.table({result: found.values}, pair.nesting, subject.step))
     for line in found.text:
         print(line)
+    figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
     results.write(
         subject.out,
         {result: found.values},
@@ -84,8 +85,9 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
                 "seed": subject.seed,
             }
         },
+        figures=[figure.name for figure in figures],
+        views=subject.views,
     )
-    figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
     written = [results.draw(subject.out / "plots", figure) for figure in figures]
     written += filter(None, [report.refresh(subject.out)])
     print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{result}.json', *written]))}")
@@ -139,7 +141,9 @@ def open_pair(options: Any) -> tuple[Pair, int | None]:
     if not options.train:
         if options.train_labels or options.test_labels:
             raise ValueError("--train_labels and --test_labels belong to --train and --test: give those too")
-        return feature_pairs.of_run(path, step, options.data_dir), step
+        return feature_pairs.of_run(path, step, options.data_dir, options.flips), step
+    if options.flips:
+        raise ValueError("--flips is of features embedded here: embed with --flips, and leave it out beside --train")
     train = features_dir.open_features(options.train, options.train_labels, verify=True)
     test = features_dir.open_features(options.test, options.test_labels, verify=True)
     pair = feature_pairs.pair(train, test)
@@ -166,7 +170,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(options.workdir) if options.workdir else None
     out = pathlib.Path(options.out or options.workdir)
     about = Subject(pair, subject_dims(pair, dims), options.seed, options.probe, path, step, out)
-    study(argv[1], about, own, options.name)
+    study(argv[1], about, own, options.name or (flips.named(argv[1], True) if options.flips else None))
 
 
 if __name__ == "__main__":
@@ -179,6 +183,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("test_labels", None, "The file of their labels, if they are in another one.")
     flags.DEFINE_string("out", None, "Where results/ and plots/ go; by default the workdir.")
     flags.DEFINE_string("name", None, "Of the results, and before those of the pictures; by default KIND.")
+    flags.DEFINE_bool("flips", False, "Logits of each image and its mirror image added; the results are KIND_flips.")
     flags.DEFINE_list("dims", [], "Dims to study, trained or not; by default the trained ones.")
     flags.DEFINE_string("probe", "logistic", f"One of {', '.join(PROBES)}: answers where there is no --workdir.")
     flags.DEFINE_integer("seed", 0, "Of all that is drawn.")

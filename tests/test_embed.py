@@ -16,6 +16,7 @@ from mrl_jax import (
     extract,
     feature_pairs,
     features_dir,
+    flips,
     inputs,
     parts,
     probe,
@@ -77,6 +78,23 @@ def test_rows_are_those_of_the_dataset_in_its_order(workdir, whole):
     assert labels.tolist() == [source.records[i]["label"] for i in range(EXAMPLES)]
     assert (info.dims, info.num_classes) == (run.nesting.dims, 6)
     assert info.identity["checkpoint"]["step"] == 3
+
+
+def test_flips_are_means_of_both_views_and_mix_with_no_others(workdir, whole, tmp_path):
+    _, run, state = workdir
+    source = sources.load(run.config.data.name, "test", data_dir=run.config.data.dir)
+    images = np.stack([source.records[i]["image"] for i in range(EXAMPLES)])
+    views = [
+        run.model.apply(step.variables_of(state), {"image": x}, train=False)[0] for x in (images, images[:, :, ::-1])
+    ]
+    z, _, info = embed(workdir[0], tmp_path / "flips", mirror=True)
+    np.testing.assert_allclose(z, np.mean(views, axis=0), rtol=1e-4, atol=1e-5)
+    assert (flips.views_of(info.identity), flips.views_of(whole[1].info.identity)) == (2, 1)
+    for other, own in ((tmp_path / "flips", False), (whole[0], True)):
+        with pytest.raises(ValueError, match=r"identity\.views"):
+            embed(workdir[0], other, mirror=own)
+    with pytest.raises(ValueError, match=r"data\.kind='image_text', and only those of 'image'"):
+        flips.check("image_text")
 
 
 def test_an_interruption_anywhere_ends_in_the_same_bytes(workdir, whole, tmp_path, monkeypatch):

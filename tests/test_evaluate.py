@@ -2,10 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+from test_embed import save_checkpoint
 
-from mrl_jax import evaluate, results
+from mrl_jax import evaluate, results, trained
+from mrl_jax.data import sources
+from mrl_jax.models import heads
 from mrl_jax.nesting import Nesting
+from mrl_jax.step import variables_of
 
 
 def test_only_runs_of_one_dim_stand_beside_a_nested_one(tmp_path):
@@ -21,6 +26,23 @@ def test_only_runs_of_one_dim_stand_beside_a_nested_one(tmp_path):
         evaluate.check_alone([str(tmp_path / "ff8"), str(tmp_path / "mrl")])
     with pytest.raises(FileNotFoundError, match="nowhere/results is empty"):
         evaluate.check_alone([str(tmp_path / "nowhere")])
+
+
+def test_flips_are_results_of_their_own(tmp_path):
+    run, state = save_checkpoint(tmp_path, evals={"heads": {"name": "classification", "split": "test", "every": 0}})
+    config = trained.config_of(tmp_path, 3, ("4", "32"))
+    values = evaluate.evaluate(tmp_path, config, 3, ["heads"], mirror=True)
+    records = sources.load(config.data.name, "test", data_dir=config.data.dir).records
+    images, labels = (np.stack([records[i][name] for i in range(len(records))]) for name in ("image", "label"))
+    views = [run.model.apply(variables_of(state), {"image": x}, train=False)[0] for x in (images, images[:, :, ::-1])]
+    for dim in (4, 32):
+        logits = sum(heads.logits(z, trained.head(tmp_path, 3), run.nesting, dim) for z in views)
+        expected = np.mean(np.argmax(logits, axis=1) == labels)
+        assert values["heads_flips"][f"top1@{dim}"] == pytest.approx(expected)
+    evaluate.evaluate(tmp_path, config, 3, ["heads"])
+    found = results.read(tmp_path)
+    assert {name: result.get("views", 1) for name, result in found.items()} == {"heads": 1, "heads_flips": 2}
+    assert found["heads"]["values"] != found["heads_flips"]["values"]
 
 
 def test_other_dims_of_the_same_model_stay_in_the_file(tmp_path, monkeypatch):

@@ -73,6 +73,26 @@ def test_the_index_of_another_gallery_is_refused(gallery, tmp_path):
         indexes.load(tmp_path, indexes.fingerprint(other))
 
 
+def test_every_row_counts_and_only_what_it_holds(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexes, "BLOCK_ROWS", 64)
+    some = gallery[:300]
+    found = {indexes.fingerprint(some), indexes.fingerprint(some[::-1]), indexes.fingerprint(some.astype(np.float16))}
+    for row in range(300):
+        other = some.copy()
+        other[row, 3] = np.nextafter(other[row, 3], np.float32(9))
+        found.add(indexes.fingerprint(other))
+    assert len(found) == 303
+    np.save(tmp_path / "z.npy", some)
+    for same in (np.load(tmp_path / "z.npy", mmap_mode="r"), np.asfortranarray(some)):
+        assert indexes.fingerprint(same) == indexes.fingerprint(some)
+
+
+def test_no_row_of_a_large_gallery_is_left_out(gallery):
+    other = gallery.copy()
+    other[1] += 1  # between two of 4,096 evenly spaced rows
+    assert indexes.fingerprint(other) != indexes.fingerprint(gallery)
+
+
 def test_a_damaged_index_is_refused(gallery, tmp_path):
     indexes.save(indexes.build("flat", gallery, DIM), tmp_path)
     whole = (tmp_path / "index.faiss").read_bytes()

@@ -80,6 +80,15 @@ def test_the_page_shows_all_there_is_and_needs_nothing_else(workdir):
     assert targets == [a["id"] for tag, a in page.tags if tag == "h2"]
 
 
+def test_a_picture_of_any_name_stands_with_the_result_that_recorded_it(workdir):
+    assert "More plots" in report.write(workdir, None).read_text()
+    about = {"step": 9, "nesting": Nesting((4, 8)), "head": None, "command": "again"}
+    results.write(workdir, {"knn": {"top1@4": 0.25}}, figures=["other"], **about)
+    page = report.write(workdir, None).read_text()
+    assert "More plots" not in page
+    assert 0 < page.index(">knn</h2>") < page.index('alt="other"') < page.index("<pre>again</pre>")
+
+
 def test_a_folder_that_is_no_run_gets_no_page(workdir):
     (workdir / "config.json").unlink()
     assert report.refresh(workdir) is None

@@ -30,6 +30,7 @@ ALLOWED = {
     "choices": set(),
     "trees": set(),
     "flops": set(),
+    "flips": set(),
     "profiling": set(),
     "distributed": set(),
     "checkpoints": {"trees"},
@@ -66,17 +67,28 @@ ALLOWED = {
     "report": {"charts", "config", "results", "writers"},
     "workdir": {"config", "writers"},
     "features_dir": set(),
-    "feature_pairs": {"extract", "features_dir", "nesting", "trained"},
+    "feature_pairs": {"extract", "features_dir", "flips", "nesting", "trained"},
     "matched_sets": FOUNDATION | {"data", "evals", "feature_pairs", "features_dir"},
     "features_writer": {"features_dir", "writers"},
     "trained": {"checkpoints", "choices", "config", "inputs", "parts", "recalibrate", "sharding", "step"},
     "inputs": FOUNDATION | {"data"},
     "extract": FOUNDATION
-    | {"data", "features_dir", "features_writer", "inputs", "parts", "progress", "sharding", "trained", "workdir"},
-    "studies": FOUNDATION | {"data", "evals", "feature_pairs", "models", "policy", "results", "trained"},
+    | {
+        "data",
+        "features_dir",
+        "features_writer",
+        "flips",
+        "inputs",
+        "parts",
+        "progress",
+        "sharding",
+        "trained",
+        "workdir",
+    },
+    "studies": FOUNDATION | {"data", "evals", "feature_pairs", "flips", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION
-    | {"config", "data", "evals", "inputs", "mixing", "models", "objectives", "optim", "sharding", "step"}
+    | {"config", "data", "evals", "flips", "inputs", "mixing", "models", "objectives", "optim", "sharding", "step"}
     | {"surgery", "switchable", "widths"},
 }
 

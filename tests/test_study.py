@@ -7,12 +7,16 @@ import types
 import command
 import numpy as np
 import pytest
+import scipy.special
 from test_embed import save_checkpoint
 
 from mrl_jax import config as configs
 from mrl_jax import feature_pairs, parts, report, results, study, trained
-from mrl_jax.evals import EVALUATORS
+from mrl_jax.data import sources
+from mrl_jax.evals import EVALUATORS, answers
+from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.features_dir import open_features
+from mrl_jax.models import heads
 from mrl_jax.policy import Policy
 from mrl_jax.studies import KINDS
 from mrl_jax.studies.subject import Subject, subject_dims
@@ -78,6 +82,7 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert all(p.suffix == ".png" and p.stat().st_size > 1000 for p in drawn)
     page = report.write(tmp_path, configs.to_json(trained.config_of(run[0], 3))).read_text()
     assert page.count("data:image/png") == len(drawn)
+    assert "More plots" not in page, "a picture stands with the command that drew it"
     assert "mrl_jax.study" in page
     assert "<b>x</b>" not in page
 
@@ -89,6 +94,7 @@ def test_results_under_another_name_leave_those_of_the_study(run, tmp_path):
     assert found["retrieval_other"]["values"] == found["retrieval"]["values"]
     assert found["retrieval_other"]["details"] == found["retrieval"]["details"]
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"retrieval.png", "retrieval_other_retrieval.png"}
+    assert "More plots" not in report.write(tmp_path, None).read_text()
     for name in ("knn", "oracle", "a/b", ""):
         with pytest.raises(ValueError, match="must be letters"):
             results.check_name(name, (*EVALUATORS, *KINDS))
@@ -103,6 +109,30 @@ def test_the_heads_answer_as_the_evaluation_does(run, tmp_path):
     expected = dict(EVALUATORS["classification"](dims=about.dims).run(store))
     for m, accuracy in zip(about.dims, about.correct.mean(axis=1)):
         assert accuracy == pytest.approx(expected[f"top1@{m}"])
+
+
+def test_flips_add_the_logits_of_an_image_and_of_its_mirror_image(run, tmp_path):
+    path, plain = run
+    pair = feature_pairs.of_run(path, 3, None, mirror=True)
+    about = Subject(pair, (4, 8, 12, 32), 0, "ridge", path, 3, tmp_path)
+    assembled = trained.assemble(path, 3, trained.config_of(path, 3))
+    records = sources.load(assembled.config.data.name, "test", data_dir=assembled.config.data.dir).records
+    images = np.stack([records[i]["image"] for i in range(len(records))])
+    apply, variables = assembled.model.apply, trained.variables(path, 3, assembled)
+    views = [np.asarray(apply(variables, {"image": x}, train=False)[0]) for x in (images, images[:, :, ::-1])]
+    assert np.abs(views[0] - views[1]).max() > 1e-3
+    head = {name: np.asarray(x) for name, x in trained.head(path, 3).items()}
+    for g, m in enumerate(about.dims):
+        summed = sum(heads.logits(z, head, pair.nesting, m, z.mean(axis=0)) for z in views)
+        expected = scipy.special.softmax(np.asarray(summed), axis=1)
+        found = answers.decide(pair.test.z, Heads(*([x[g]] for x in about.heads)))
+        np.testing.assert_array_equal(found.predicted_GxN[0], expected.argmax(axis=1))
+        np.testing.assert_allclose(found.confidence_GxN[0], expected.max(axis=1), rtol=1e-4)
+    study.study("adaptive", about, {"splits": 2}, "adaptive_flips")
+    assert results.read(tmp_path)["adaptive_flips"]["views"] == 2
+    learned = str(tmp_path / "policies" / "max_softmax-3_flips.json")
+    with pytest.raises(ValueError, match="was learned of 2 views of each image, these features are of 1"):
+        KINDS["policy"](Subject(plain, plain.nesting.dims, 0, "ridge", path, 3, tmp_path), policy=learned)
 
 
 def test_a_policy_is_saved_beside_the_results_and_tells_what_it_was_learned_on(run, tmp_path):
@@ -165,7 +195,7 @@ def test_bad_options_are_refused_before_anything_is_read(kind, given, message):
 
 
 def flags(**given):
-    names = ("workdir", "step", "data_dir", "train", "train_labels", "test", "test_labels")
+    names = ("workdir", "step", "data_dir", "train", "train_labels", "test", "test_labels", "flips")
     return types.SimpleNamespace(**dict.fromkeys(names) | {k: v and str(v) for k, v in given.items()})
 
 
@@ -188,6 +218,7 @@ def test_bad_features_are_one_clear_error(run, tmp_path):
         ({"test_labels": saved("float.npy", y.astype(np.float16))}, "must be integers"),
         ({"test": tmp_path / "none.npy"}, "does not exist"),
         ({"test": None}, "give --workdir=RUN, or --train"),
+        ({"workdir": run[0], "flips": True}, "--flips is of features embedded here"),
         ({"step": 3}, "--step and --data_dir are of a run"),
         ({"workdir": run[0]}, "--train has 16 features, step 3 of .* gives 32"),
     ]

@@ -1,6 +1,6 @@
 """Adaptive classification (Table 3), and what routing could gain at best (Tables 22, 23)."""
 
-from experiments.entries.settings import R50_FLIPS
+from experiments.entries.settings import R50_FLIPS, of_flips
 from experiments.entry import Column, Ours, Published, Table, dims
 
 _PLOTTED, _RERUN = "Table 3 / Fig 6", "Repo notebook (cf. Table 3)"
@@ -52,7 +52,10 @@ TABLES = {
             ),
         ),
         train=("mrl", "ff", "ff_full"),
-        measure=("python -m mrl_jax.study adaptive --workdir={runs}/mrl --splits=30",),
+        measure=(
+            "python -m mrl_jax.study adaptive --workdir={runs}/mrl --splits=30 {flips}",
+            *(of_flips(run) for run in ("mrl", "ff{each_dim}", "ff_full")),
+        ),
         note="A cap of max=128 is the cascade from the smallest dim up to 128.",
     ),
     "table22": Table(
@@ -89,9 +92,9 @@ TABLES = {
         ),
         train=("mrl",),
         measure=(
-            "python -m mrl_jax.study oracle --workdir={runs}/mrl",
-            "python -m mrl_jax.study disagreement --workdir={runs}/mrl",
-            "python -m mrl_jax.study trends --workdir={runs}/mrl",
+            "python -m mrl_jax.study oracle --workdir={runs}/mrl {flips}",
+            "python -m mrl_jax.study disagreement --workdir={runs}/mrl {flips}",
+            "python -m mrl_jax.study trends --workdir={runs}/mrl {flips}",
         ),
     ),
 }

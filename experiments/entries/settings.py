@@ -21,3 +21,8 @@ NO_SLIM = (
     "Slim. Net: how the paper made widths of 8 in 2048 of 64 channels is not published; ours is a network whose width "
     "w has w times the channels and features, at the scales that have a channel left."
 )
+
+
+def of_flips(run: str) -> str:
+    """The command of the heads' accuracy by the logits of each test image and its mirror image, added."""
+    return f"python -m mrl_jax.evaluate --workdir={{runs}}/{run} --evals=classification {{only_flips}}"

@@ -69,21 +69,22 @@ def decide(probs_GxNxC: np.ndarray, confidence: str = "max_softmax") -> Decision
         for start in range(0, rows, size):
             block = probs_GxNxC[g, start : start + size]
             top = block.argmax(axis=1)
-            _check_probabilities(CONFIDENCES["max_softmax"](block, top), g, start)
+            _check_probabilities(block, g, start)
             found.predicted_GxN[g, start : start + size] = top
             found.confidence_GxN[g, start : start + size] = CONFIDENCES[confidence](block, top)
     return found
 
 
-def _check_probabilities(top_B: np.ndarray, g: int, start: int) -> None:
-    """Raises ValueError unless the largest probability of each row is one."""
-    # The tolerance is that of float16.
-    wrong = ~((top_B >= 0) & (top_B < 1.01))
-    if wrong.any():
-        n = int(wrong.argmax())
+def _check_probabilities(probs_BxC: np.ndarray, g: int, start: int) -> None:
+    """Raises ValueError unless no value is negative and every row sums to 1."""
+    total_B = probs_BxC.sum(axis=1, dtype=np.result_type(probs_BxC.dtype, np.float32))
+    # The tolerance is that of float16. NaN and infinity show in the sum.
+    wrong = ~(np.abs(total_B - 1) < 0.01)
+    if wrong.any() or probs_BxC.min() < 0:
+        n = int((wrong | (probs_BxC < 0).any(axis=1)).argmax())
         raise ValueError(
-            f"the largest of probs[{g}, {start + n}] is {top_B[n]}: probabilities must be finite and in 0..1; give the "
-            "softmax of the logits"
+            f"probs[{g}, {start + n}] sums to {total_B[n]}, its smallest is {probs_BxC[n].min()}: probabilities must "
+            "be finite and in 0..1 with the sum 1; give the softmax of the logits"
         )
 
 

@@ -62,16 +62,24 @@ def thresholds(sample_NxD: np.ndarray, dim: int) -> np.ndarray:
     Zero tells nothing of features that a ReLU has left positive.
 
     Raises:
-      ValueError: for a dim outside 1..D.
+      ValueError: for a dim outside 1..D or values not finite.
     """
     if not 1 <= dim <= sample_NxD.shape[1]:
         raise ValueError(f"dim={dim} is not in 1..{sample_NxD.shape[1]}, the size of the embedding")
-    return np.median(indexes.unit(sample_NxD, dim), axis=0)
+    unit = indexes.unit(sample_NxD, dim)
+    check_finite("sample", unit.sum(axis=1))
+    return np.median(unit, axis=0)
 
 
 def bits_above(z_NxD: np.ndarray, threshold_M: np.ndarray) -> np.ndarray:
-    """Codes (N, ceil(M / 8)) uint8 of unit prefixes: a bit a feature, 1 where it is above its threshold."""
-    return np.packbits(indexes.unit(z_NxD, len(threshold_M)) > threshold_M, axis=1)
+    """Codes (N, ceil(M / 8)) uint8 of unit prefixes: a bit a feature, 1 where it is above its threshold.
+
+    Raises:
+      ValueError: for values not finite: NaN is above nothing and would pass for a row of zeros.
+    """
+    unit = indexes.unit(z_NxD, len(threshold_M))
+    check_finite("features", unit.sum(axis=1))
+    return np.packbits(unit > threshold_M, axis=1)
 
 
 class Codes:
@@ -81,7 +89,7 @@ class Codes:
         """Encodes the gallery; calibrated on it, unless with 8 bits a calibration is given.
 
         Raises:
-          ValueError: for bits other than 8 or 1, or a dim outside 1..D.
+          ValueError: for bits other than 8 or 1, a dim outside 1..D or values not finite.
         """
         if bits not in BITS:
             raise ValueError(f"bits={bits} a feature: give one of {BITS}")
@@ -110,8 +118,10 @@ class Codes:
         bits.
 
         Raises:
-          ValueError: for k outside 1..N.
+          ValueError: for queries of another dim or not finite, or k outside 1..N.
         """
+        if unit_QxM.ndim != 2 or unit_QxM.shape[1] != self.dim:
+            raise ValueError(f"queries of shape {unit_QxM.shape} for codes of dim {self.dim}: give (Q, {self.dim})")
         if not 1 <= k <= self.rows:
             raise ValueError(f"k={k} neighbours of a gallery of {self.rows}: at most all of them can be found")
         if self.bits == 8:

@@ -45,11 +45,15 @@ def metrics(
         a ranking of the whole gallery.
 
     Raises:
-      ValueError: for shapes that do not fit, or k outside 1..N.
+      ValueError: for shapes that do not fit, labels that are no whole numbers, k outside 1..N, or fewer relevant rows
+        than hits.
     """
     neighbors_QxN, labels_Q = np.asarray(neighbor_labels_QxN), np.asarray(query_labels_Q)
     if neighbors_QxN.ndim != 2 or labels_Q.shape != neighbors_QxN.shape[:1]:
         raise ValueError(f"labels of neighbours {neighbors_QxN.shape} and of queries {labels_Q.shape}: (Q, N) and (Q,)")
+    for name, labels in (("neighbor_labels_QxN", neighbors_QxN), ("query_labels_Q", labels_Q)):
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"{name} are {labels.dtype.name}: give integers; float16 tells 2,048 labels apart")
     if not 1 <= k <= neighbors_QxN.shape[1]:
         raise ValueError(f"k={k} is not in 1..{neighbors_QxN.shape[1]}, the neighbours given per query")
     same_QxN = neighbors_QxN == labels_Q[:, None]
@@ -59,6 +63,9 @@ def metrics(
     hits_Qxk = same_QxN[:, :k]
     ranked_Q = (np.cumsum(hits_Qxk, axis=1) / np.arange(1, k + 1) * hits_Qxk).sum(axis=1)
     count_Q, least = hits_Qxk.sum(axis=1), np.maximum(relevant_Q, 1)
+    if not (relevant_Q >= count_Q).all():
+        q = int((~(relevant_Q >= count_Q)).argmax())
+        raise ValueError(f"relevant_Q[{q}]={relevant_Q[q]} for {count_Q[q]} hits: count the rows of the whole gallery")
     found = {
         "map": np.where(relevant_Q > 0, ranked_Q / np.minimum(k, least), 0),
         "map_paper": ranked_Q / k,
@@ -106,7 +113,7 @@ def adaptive_search(
       ascending, and indices (Q, k) int64; infinity and -1 where the index found fewer rows.
 
     Raises:
-      ValueError: for sizes, dims or steps that do not fit, values not finite, or an index of another gallery.
+      ValueError: for sizes, dims or steps that do not fit, values not finite, or an index of another gallery or dim.
     """
     gallery = of(gallery_NxD)
     queries_QxD = np.asarray(queries_QxD)
@@ -141,6 +148,9 @@ def _shortlist(queries_QxD, gallery, dim, length, index):
         raise ValueError(
             f"the index, of {size} rows, was built for another gallery than these {len(gallery.rows)}: build it again"
         )
+    found = getattr(index, "dim", getattr(index, "d", dim))
+    if found != dim:
+        raise ValueError(f"shortlist_dim={dim} with an index of dim {found}: give an index of the prefixes of {dim}")
     distances, rows = index.search(indexes.unit(queries_QxD, dim), length)
     return np.asarray(rows, np.int64), np.where(rows < 0, np.inf, distances).astype(np.float32)
 

@@ -63,7 +63,12 @@ def _csv(text: str) -> dict[str, str]:
 def from_names(
     superclass_of: Mapping[str, str], classes: int, label_names: Sequence[str] | None, origin: str
 ) -> Hierarchy:
-    """A hierarchy from names (or numbers) of classes; `origin` is what errors call the table."""
+    """A hierarchy from names (or numbers) of classes; `origin` is what errors call the table.
+
+    Raises:
+      ValueError: for a class that there is not or that stands there twice, by name and by number, no superclass, one
+        superclass of all, or one called like the rejects.
+    """
     place = {str(c): c for c in range(classes)} | {name: c for c, name in enumerate(label_names or ())}
     unknown = [leaf for leaf in superclass_of if leaf not in place]
     if unknown:
@@ -71,7 +76,13 @@ def from_names(
             f"{origin}: class {unknown[0]!r} is none of the {classes} classes of the features"
             f"{nearest(unknown[0], place) or '; name them as there, or by number'}"
         )
+    again: dict[int, str] = {}
+    for leaf in superclass_of:
+        if (other := again.setdefault(place[leaf], leaf)) != leaf:
+            raise ValueError(f"{origin}: {other!r} and {leaf!r} are one class: give it one superclass")
     names = tuple(sorted(set(superclass_of.values())))
+    if REJECTS in names:
+        raise ValueError(f"{origin}: {REJECTS!r} is the superclass of classes left out: leave them out, or rename it")
     if not names:
         raise ValueError(f"{origin} gives no class a superclass")
     if len(names) == 1 and len(superclass_of) == classes:

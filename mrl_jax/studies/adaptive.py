@@ -9,6 +9,7 @@ from mrl_jax import results
 from mrl_jax.evals import adaptive, answers, cascade_curve
 from mrl_jax.evals.cascade_curve import Curve
 from mrl_jax.evals.features import dims_of
+from mrl_jax.flips import named, views_of
 from mrl_jax.policy import Policy
 from mrl_jax.studies.subject import Finding, Subject, by_dim, heads_at
 
@@ -75,7 +76,7 @@ def _learn(
     }
     made = Policy(subject.dims, tuple(thresholds), confidence, about)
     step = "" if subject.step is None else f"-{subject.step}"
-    path = subject.out / "policies" / f"{confidence}{step}.json"
+    path = subject.out / "policies" / f"{named(f'{confidence}{step}', subject.views > 1)}.json"
     made.save(path)
     return made, path
 
@@ -98,6 +99,11 @@ def policy(subject: Subject, *, policy: str) -> Finding:
         raise ValueError(
             f"--policy={policy} was learned with {learned}, not with {own}: learn one with `python -m mrl_jax.study "
             "adaptive`"
+        )
+    if data and ours and views_of(data) != subject.views:
+        raise ValueError(
+            f"--policy={policy} was learned of {views_of(data)} views of each image, these features are of "
+            f"{subject.views}: study with{'' if subject.views == 1 else 'out'} --flips"
         )
     found = answers.decide(subject.pair.test.z, heads_at(subject, dims), found_policy.confidence)
     right = adaptive.correct(found.predicted_GxN, subject.labels)

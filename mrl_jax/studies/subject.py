@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_jax import results, trained
+from mrl_jax import flips, results, trained
 from mrl_jax.choices import choose
 from mrl_jax.evals import adaptive, answers, linear_probe, logistic, ridge
 from mrl_jax.evals.features import dims_of
@@ -60,6 +60,11 @@ class Subject:
     def classes(self) -> int:
         """One more than the largest label, or as many as the features were written with."""
         return max(self.pair.train.info.num_classes, self.pair.test.info.num_classes)
+
+    @property
+    def views(self) -> int:
+        """Of how many views of each test image the logits are added."""
+        return flips.views_of(self.pair.test.info.identity)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -123,7 +128,8 @@ def heads_at(subject: Subject, dims: tuple[int, ...]) -> Heads:
                 "heads: leave --workdir out to have a probe answer"
             )
         found = [model_heads.linear(tensors, subject.pair.nesting, m, mean_D) for m in dims]
-        return Heads(*([np.asarray(x, np.float32) for x in parts] for parts in zip(*found)))
+        # Logits of all views together are so many times those of their mean.
+        return Heads(*([subject.views * np.asarray(x, np.float32) for x in parts] for parts in zip(*found)))
     choose("--probe", subject.probe, PROBES)
     return probe_heads(subject, (train.z, train.labels), dims)
 

@@ -10,6 +10,7 @@ from mrl_jax.evals import adaptive, cascade_curve
 from mrl_jax.policy import Policy
 
 DIMS = (8, 16, 32, 64)
+NEGATIVE = (np.arange(400) == 7)[:, None] * np.array([-1.0, 1.0, 0, 0, 0])
 
 
 def softmax(seed=0, rows=400, classes=5, round_to=None):
@@ -18,7 +19,11 @@ def softmax(seed=0, rows=400, classes=5, round_to=None):
     labels = rng.integers(0, classes, rows)
     logits = rng.normal(size=(4, rows, classes)) + np.array([0.5, 1, 1.5, 2])[:, None, None] * np.eye(classes)[labels]
     probs = scipy.special.softmax(logits, axis=2)
-    return (probs if round_to is None else np.round(probs, round_to)), labels
+    if round_to is not None:
+        probs, top = np.round(probs, round_to), probs.argmax(axis=2)[..., None]
+        rest = 1 - probs.sum(axis=2, keepdims=True)
+        np.put_along_axis(probs, top, np.round(np.take_along_axis(probs, top, 2) + rest, round_to), 2)
+    return probs, labels
 
 
 def naive_confidence(row, name):
@@ -158,6 +163,8 @@ def test_files_that_are_no_policy_are_refused(tmp_path):
         (lambda p, y: adaptive.learn_thresholds(p[:1], y), "at least two"),
         (lambda p, y: adaptive.learn_thresholds(np.where(p > 0.9, np.nan, p), y), "finite and in 0..1"),
         (lambda p, y: adaptive.learn_thresholds(10 * p, y), "softmax of the logits"),
+        (lambda p, y: adaptive.decide(0.2 * p), r"probs\[0, 0\] sums to 0\.2"),
+        (lambda p, y: adaptive.decide(p + NEGATIVE), r"probs\[0, 7\] .*smallest is -0"),
         (lambda p, y: adaptive.learn_thresholds(p, y, []), "at least one threshold"),
         (lambda p, y: adaptive.learn_thresholds(p, y, confidence="margins"), "did you mean 'margin'"),
         (lambda p, y: adaptive.apply_cascade(p, [0.5], DIMS), "give 3, one for all dims but the last"),
@@ -169,3 +176,8 @@ def test_files_that_are_no_policy_are_refused(tmp_path):
 def test_bad_input_is_one_clear_error(change, message):
     with pytest.raises(ValueError, match=message):
         change(*softmax())
+
+
+def test_probabilities_in_half_precision_are_taken():
+    probs = softmax(classes=1000)[0].astype(np.float16)
+    np.testing.assert_array_equal(adaptive.decide(probs).predicted_GxN, probs.argmax(axis=2))

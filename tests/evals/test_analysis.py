@@ -151,6 +151,8 @@ def test_superclass_accuracy_with_rejects(answers, tmp_path):
         ("h.json", "{}", "no class a superclass"),
         ("h.csv", "ape,mammal,big", "3 cells"),
         ("h.csv", "ape,mammal\nape,insect", "twice"),
+        ("h.json", '{"ape": "mammal", "bee": "insect", "0": "insect"}', "'ape' and '0' are one class"),
+        ("h.json", '{"ape": "mammal", "bee": "(none)"}', "'\\(none\\)' is the superclass of classes left out"),
         ("h.json", json.dumps(dict.fromkeys(NAMES, "thing")), "at least two"),
     ],
 )

@@ -87,6 +87,25 @@ def test_bad_input(vectors):
         quantize.Codes(gallery, 8, 1).search(vectors[0][:, :8], 501)
     with pytest.raises(ValueError, match="quantile=0"):
         quantize.calibrate(vectors[1], 8, 0)
+    for bits in quantize.BITS:
+        with pytest.raises(ValueError, match="for codes of dim 8"):
+            quantize.Codes(gallery, 8, bits).search(vectors[0][:, :9], 5)
     vectors[1][3, 2] = np.nan
     with pytest.raises(ValueError, match="sample: 1 rows are not finite, the first is row 3"):
         quantize.calibrate(vectors[1], 8)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("bits", quantize.BITS)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_values_that_are_not_finite_are_refused_and_never_coded(vectors, monkeypatch, bits, value):
+    queries, gallery = vectors
+    monkeypatch.setattr(quantize, "BLOCK_ROWS", 100)  # calibration reads as many rows, and row 4 is none of them
+    codes = quantize.Codes(Gallery(gallery), 8, bits)
+    queries[7, 5] = gallery[4, 2] = value
+    with pytest.raises(ValueError, match="not finite"):
+        codes.search(queries[:, :8], 5)
+    with pytest.raises(ValueError, match="features: 1 rows are not finite, the first is row 4"):
+        quantize.Codes(Gallery(gallery), 8, bits)
+    with pytest.raises(ValueError, match="sample: 1 rows are not finite, the first is row 4"):
+        quantize.thresholds(gallery, 8)

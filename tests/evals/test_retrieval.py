@@ -25,7 +25,7 @@ def one_query(neighbors, label, k, relevant):
 def test_metrics_equal_the_loop(k, counted):
     rng = np.random.default_rng(k)
     neighbors, labels = rng.integers(-1, 8, (40, 50)), rng.integers(0, 9, 40)
-    relevant = rng.integers(0, 60, 40) if counted else (neighbors == labels[:, None]).sum(axis=1)
+    relevant = (neighbors == labels[:, None]).sum(axis=1) + (rng.integers(0, 60, 40) if counted else 0)
     expected = [one_query(*row, k, r) for *row, r in zip(neighbors.tolist(), labels.tolist(), relevant.tolist())]
     found = retrieval.metrics(neighbors, labels, k, relevant if counted else None)
     assert found.keys() == expected[0].keys()
@@ -42,6 +42,20 @@ def test_standard_and_paper_map_differ_where_few_are_relevant():
 def test_metrics_of_nonsense(arguments):
     with pytest.raises(ValueError, match=r"\(Q, N\) and \(Q,\)|is not in 1\.\."):
         retrieval.metrics(*map(np.asarray, arguments[:2]), arguments[2])
+
+
+@pytest.mark.parametrize(
+    ("neighbors", "labels", "relevant", "message"),
+    [
+        ([[1, 1], [2, 2]], [1, 2], [2, 1], r"relevant_Q\[1\]=1 for 2 hits"),
+        ([[1, 1], [2, 2]], [1, 2], [2, np.nan], r"relevant_Q\[1\]=nan for 2 hits"),
+        ([[1.0, np.nan]], [1], None, "neighbor_labels_QxN are float64: give integers"),
+        ([[1, 2]], np.float16([1]), None, "query_labels_Q are float16: give integers"),
+    ],
+)
+def test_labels_and_counts_that_cannot_be(neighbors, labels, relevant, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval.metrics(np.asarray(neighbors), np.asarray(labels), 2, relevant)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +154,9 @@ def test_an_index_of_the_library_itself(vectors):
     np.testing.assert_array_equal(found, naive(*vectors, 4, ((40, 32),), 10))
     with pytest.raises(ValueError, match="the index, of 400 rows, was built for another gallery than these 399"):
         retrieval.adaptive_search(vectors[0], vectors[1][1:], 4, index=index)
+    for other in (index, indexes.build("flat", vectors[1], 4)):
+        with pytest.raises(ValueError, match="shortlist_dim=8 with an index of dim 4"):
+            retrieval.adaptive_search(*vectors, 8, index=other)
 
 
 @NEEDS_FAISS

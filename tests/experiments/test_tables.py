@@ -34,11 +34,12 @@ STUDIES = {
     "retrieval": {"shortlists": (200, 400)},
     "superclass": {"hierarchy": "groups.json"},
 }
+NAMED = {"retrieval_4k": "retrieval", "fewshot_ten_ways": "fewshot"}  # the same studies of other features or options
 READ = [
     (name, place)
     for name, table in TABLES.items()
     for place, column in enumerate(table.columns)
-    if column.ours and column.ours.evaluator in {*STUDIES, "retrieval_4k"}
+    if column.ours and column.ours.evaluator in {*STUDIES, *NAMED}
 ]
 
 
@@ -90,7 +91,7 @@ def studied(tmp_path_factory):
         own = options | ({"hierarchy": str(path / "groups.json")} if "hierarchy" in options else {})
         finding = KINDS[kind](Subject(pair, pair.nesting.dims, 0, "ridge", None, None, path), **own)
         found[kind] = {"values": finding.values, "details": json.loads(json.dumps(finding.details))}
-    found["retrieval_4k"] = found["retrieval"]  # the same study of other features
+    found |= {name: found[kind] for name, kind in NAMED.items()}
     return measured.Run(str(path), configs.to_json(tiny.config()), found)
 
 
@@ -147,7 +148,7 @@ def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"]
         assert "{" not in line
-        arguments = dict(word.removeprefix("--").split("=", 1) for word in words[3:] if word.startswith("--"))
+        arguments = dict(word.removeprefix("--").partition("=")[::2] for word in words[3:] if word.startswith("--"))
         if words[2] == "mrl_jax.train":
             load_config(arguments)
             trained.add(arguments["workdir"])
@@ -156,6 +157,14 @@ def test_every_command_is_of_this_package_with_a_config_that_loads(name, scale):
             assert arguments["workdir"] in trained
         if "name" in arguments:  # results of a folder without a config are no run's
             assert arguments.get("out", arguments.get("workdir")) in trained
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_a_column_reads_of_a_study_some_command_of_the_table_writes(name):
+    lines = map(shlex.split, tables.lines(TABLES[name], "paper", "R", "D", 0))
+    studies = [line for line in lines if line[2] == "mrl_jax.study"]
+    written = {next((w[7:] for w in line if w.startswith("--name=")), line[3]) for line in studies}
+    assert {c.ours.evaluator for c in TABLES[name].columns if c.ours} & {*STUDIES, *NAMED} <= written
 
 
 def load_config(arguments):
@@ -238,6 +247,19 @@ def test_numbers_with_flips_are_of_two_views():
         views = {1 if "no tta" in text else 2 for text in of if "tta" in text} or {table.setting.views}
         assert views == {table.setting.views}, table.title
     assert {name for name, table in TABLES.items() if table.setting.views == 2} == {"table3", "table17", "table22"}
+
+
+def test_of_results_of_one_and_of_two_views_a_table_takes_its_own(tmp_path):
+    run(tmp_path, {"top1@8": 0.5})
+    results.write(
+        tmp_path, {"knn_flips": {"top1@8": 0.75}}, step=1, nesting=Nesting((8,)), head="mrl", command="x", views=2
+    )
+    loaded = measured.load(str(tmp_path))
+    for views, value in ((1, 50), (2, 75)):
+        setting = dataclasses.replace(matching(loaded), views=views)
+        (filled,) = printing.fill(table(KNN, setting), [loaded])
+        assert filled.ours["8"].mean == value
+        assert filled.difference("8") == pytest.approx(value - 66.63)
 
 
 def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
