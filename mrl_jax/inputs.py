@@ -13,7 +13,7 @@ from mrl_jax.data import images, pipeline, resolution, sources
 from mrl_jax.data.text import transforms
 from mrl_jax.data.text.tokenizer import Tokenizer
 
-NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")
+NOT_INPUTS = ("label", "mask", "index", "caption", "picture", "score", "targets")
 # The fields of data.text that each kind of data reads.
 TEXT_FIELDS = {
     "image": (),
