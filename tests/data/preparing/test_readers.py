@@ -226,8 +226,12 @@ def test_label_files_fix_the_classes(tmp_path):
     raw.prepare(tmp_path / "s", tmp_path / "d", labels=str(tmp_path / "names.txt"))
     assert [label for _, label in raw.found(tmp_path / "d")] == [3, 1, 0]
     assert raw.manifest(tmp_path / "d")["class_counts"] == {"train": [1, 1, 0, 1]}
-    for text, message in (("", "is empty"), ("a\n\nb", "line 2 is empty"), ("a\nb\na", "line 3 repeats 'a' of line 1")):
-        (tmp_path / "names.txt").write_text(text)
+    for names, message in (
+        ("", "is empty"),
+        ("a\n\nb", "line 2 is empty"),
+        ("a\nb\na", "line 3 repeats 'a' of line 1"),
+    ):
+        (tmp_path / "names.txt").write_text(names)
         with pytest.raises(ValueError, match=message):
             raw.prepare(tmp_path / "s", tmp_path / "e", labels=str(tmp_path / "names.txt"))
 
