@@ -168,7 +168,13 @@ def _masked_text(config, source):
     text = config.data.text
     if not 0 < text.mask < 1:
         raise ValueError(f"data.text.mask={text.mask} must be in (0, 1), the share of the pieces to be guessed")
-    own = transforms.Text(source.vocabulary, _context(config, source), float(text.mask), bool(text.whole_word))
+    words = source.vocabulary
+    if text.whole_word and (words.continues | words.special).all():
+        raise ValueError(
+            f"data.text.whole_word=True, and no piece of {words.path} begins a word (with 'Ġ' or '▁'): set it to "
+            "False, or prepare the data with another tokenizer"
+        )
+    own = transforms.Text(words, _context(config, source), float(text.mask), bool(text.whole_word))
     return Transforms([(0, own)], own)
 
 
