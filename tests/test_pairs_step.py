@@ -104,6 +104,10 @@ def test_the_log_has_the_temperature_and_the_accuracy_of_retrieval(plain):
         ({"nesting__dims": (4, 16)}, "ends at 16, but the embedding has 32"),
         ({"loss__duplicates": "none"}, r"loss\.duplicates='none'"),
         ({"batch_size": 12}, r"not divisible by the 8 devices"),
+        (
+            {"model": defaults.dual_encoder(defaults.vit("mu/8"), defaults.bert("mu") | {"positions": 7})},
+            r"texts of 8 tokens are longer than model\.text\.positions=7",
+        ),
         ({"data__text__context": 2}, r"data\.text\.context=2"),
         ({"head": "mrl"}, "head='mrl' is not one of"),
     ],
