@@ -17,8 +17,15 @@ backbone becomes the image tower, and stays as it is (LiT, arXiv 2111.07991), by
 where runs/vit is of configs/imagenet_vit_b16.py; of another classifier give the options as `--config.model.image.*`
 too, and its `data.mean` and `data.std`.
 
-Expected, published, ImageNet 1-NN of the image tower at 12 to 768 dims: MRL 43.57 56.44 62.33 65.72 67.00 67.70 67.85;
-the largest model alone, cut, 11.90 33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.
+ImageNet 1-NN of the image tower, by
+
+    python -m mrl_jax.embed --workdir=runs/align --dataset=tfds:imagenet2012 --split=train,validation \
+        --out=runs/align/features/imagenet --data_dir=DIR
+    python -m mrl_jax.probe --train=runs/align/features/imagenet/train --test=runs/align/features/imagenet/validation \
+        --out=runs/align --name=imagenet_knn --methods=knn --dims=12,24,48,96,192,384,768
+
+Expected, published, at these dims: MRL 43.57 56.44 62.33 65.72 67.00 67.70 67.85; the largest model alone, cut, 11.90
+33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.
 
 `:small` is a ResNet-10 and a BERT-Tiny on icons and their names, for two CPU cores, about 2 minutes a run;
 `python -m experiments.image_text` runs and measures it. Expected: experiments/results/image_text_icons_names.json, a

@@ -5,10 +5,10 @@
     python -m mrl_jax.train --config=configs/text_pairs.py --workdir=runs/pairs --config.data.dir=DIR \
         --config.init.path=runs/bert --config.init.skip='^head_|^temperature/'
 
-BERT-Base, from a masked language model (`configs/bert_mlm.py`) or any converted BERT, pooled by the mean; both texts
-are cut and then normalised at each of seven dims. 10,000 steps of 1,024 pairs, AdamW, the rate a line from 2e-5 down to
-0: ours, as no recipe of a paper is followed, and not run by us. With hard negatives:
-`--config.data.text.negatives=K`.
+BERT-Base, from a masked language model (`configs/bert_mlm.py`) or a BERT of Hugging Face (`mrl_jax.convert`, and texts
+prepared with its own tokenizer.json), pooled by the mean; both texts are cut and then normalised at each of seven dims.
+10,000 steps of 1,024 pairs, AdamW, the rate a line from 2e-5 down to 0: ours, as no recipe of a paper is followed, and
+not run by us. With hard negatives: `--config.data.text.negatives=K`.
 
 `:small` is a BERT-Tiny from scratch, for two CPU cores; `python -m experiments.text_pairs` runs and measures it, at 300
 steps about 3 minutes a run. Expected: experiments/results/text_pairs_wiki.json, 22.4 to 43.0 % of the texts find the

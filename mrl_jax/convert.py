@@ -3,6 +3,7 @@
 python -m mrl_jax.convert --src=r50_mrl1_e0_ff2048.pt --dst=mrl.safetensors        # RAIVNLab/MRL, torchvision
 python -m mrl_jax.convert --src=r50_mrl0_e1_ff2048.pt --dst=mrl_e.safetensors --head=mrl_e
 python -m mrl_jax.convert --src=vit-base-patch16-224/ --dst=vit.safetensors        # Hugging Face: file or folder
+python -m mrl_jax.convert --src=bert-base-uncased/ --dst=bert.safetensors          # likewise
 python -m mrl_jax.convert --src=B_16.npz --dst=vit.safetensors                     # big_vision, AugReg
 python -m mrl_jax.convert --src=runs/q --dst=q.safetensors                         # the newest checkpoint of a run
 python -m mrl_jax.convert --src=runs/r50 --dst=r50.pt                              # under torchvision's names
@@ -29,6 +30,7 @@ from mrl_jax.conversion.request import Converted, Request
 SUFFIXES = (".safetensors", ".pt")
 # By the model's name: a config to train it with, and the options that the weights are of no use without.
 EXAMPLES = {
+    "bert": ("configs/text_pairs.py", ("variant", "positions", "norm_eps", "gelu")),
     "resnet": ("configs/imagenet_resnet50.py", ("variant", "stem", "base_width", "blurpool")),
     "vit": ("configs/imagenet_vit_b16.py", ("variant", "posemb", "pool", "norm_eps", "gelu")),
 }
@@ -144,9 +146,11 @@ def _farewell(dst: pathlib.Path, about: Mapping[str, Any], layout: str) -> str:
         return f"{wrote}\nNext, in torch: model.load_state_dict({load.format(str(dst))})"
     config, options = EXAMPLES[about["model"]["name"]]
     fields = {f"model.{option}": about["model"][option] for option in options}
-    fields |= {"data.mean": tuple(about["mean"]), "data.std": tuple(about["std"]), "init.path": dst}
+    if about["mean"]:
+        fields |= {"data.mean": tuple(about["mean"]), "data.std": tuple(about["std"])}
+    fields["init.path"] = dst
     if about["head"] == "none":
-        fields["init.skip"] = "^head/"
+        fields["init.skip"] = "^head/" if about["mean"] else "^temperature/"
     words = [f"--config={config}", *(f"--config.{field}={value}" for field, value in fields.items())]
     return f"{wrote}\nNext: {shlex.join(['python', '-m', 'mrl_jax.train', *words, '--workdir=runs/NEW'])}"
 

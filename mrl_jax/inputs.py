@@ -1,7 +1,7 @@
 """The input side of a config: its data, what becomes of a record by the kind of data, and the shapes of a batch."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from mrl_jax.data import images, pipeline, resolution, sources
 from mrl_jax.data.text import transforms
 from mrl_jax.data.text.tokenizer import Tokenizer
 
-NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")
+NOT_INPUTS = ("label", "mask", "index", "caption", "picture", "score", "targets")
 # The fields of data.text that each kind of data reads.
 TEXT_FIELDS = {
     "image": (),
@@ -105,11 +105,21 @@ def tokenize(config: ml_collections.ConfigDict, source: sources.Source) -> Calla
     """Texts to token ids (N, T), int32, as those of a source; it needs the library `tokenizers` when it is called."""
 
     def to_ids(texts: list[str]) -> np.ndarray:
-        if source.vocabulary is None or not source.vocabulary.path.is_file():
-            raise ValueError(f"dataset {source.name!r} has no tokenizer: texts cannot be made into its token ids")
-        return np.array(Tokenizer(source.vocabulary.path).batch(texts, _context(config, source)), np.int32)
+        return np.array(_tokenizer(source).batch(texts, _context(config, source)), np.int32)
 
     return to_ids
+
+
+def count_cut(config: ml_collections.ConfigDict, source: sources.Source, texts: Iterable[str]) -> int:
+    """How many of the texts `tokenize` cuts."""
+    own, context = _tokenizer(source), _context(config, source)
+    return sum(own.encode(text, context)[1] for text in texts)
+
+
+def _tokenizer(source):
+    if source.vocabulary is None or not source.vocabulary.path.is_file():
+        raise ValueError(f"dataset {source.name!r} has no tokenizer: texts cannot be made into its token ids")
+    return Tokenizer(source.vocabulary.path)
 
 
 def tokenizer_of(source: sources.Source) -> str | None:
@@ -158,7 +168,13 @@ def _masked_text(config, source):
     text = config.data.text
     if not 0 < text.mask < 1:
         raise ValueError(f"data.text.mask={text.mask} must be in (0, 1), the share of the pieces to be guessed")
-    own = transforms.Text(source.vocabulary, _context(config, source), float(text.mask), bool(text.whole_word))
+    words = source.vocabulary
+    if text.whole_word and (words.continues | words.special).all():
+        raise ValueError(
+            f"data.text.whole_word=True, and no piece of {words.path} begins a word (with 'Ġ' or '▁'): set it to "
+            "False, or prepare the data with another tokenizer"
+        )
+    own = transforms.Text(words, _context(config, source), float(text.mask), bool(text.whole_word))
     return Transforms([(0, own)], own)
 
 

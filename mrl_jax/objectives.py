@@ -152,7 +152,8 @@ def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
 def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> Objective:
     """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
 
-    Rows with the same `caption` are no negatives of each other where duplicates is "masked"; "negatives": they are.
+    Rows with the same `caption`, or the same `picture` where the batch has it, are no negatives of each other where
+    duplicates is "masked"; "negatives": they are.
     Where the model gives `pair/negatives` (B, K, D), they are hard negatives of their own row, those with its caption
     left out in the same way.
     """
@@ -191,7 +192,8 @@ def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Object
     """The objective of a loss of all pairs; over several devices each has its rows, and the negatives of all."""
 
     def objective(z, out, batch):
-        ids, hard = batch["caption"] if duplicates == "masked" else None, {}
+        own = [batch[name] for name in ("caption", "picture") if name in batch]
+        ids, hard = jnp.stack(own, axis=1) if duplicates == "masked" else None, {}
         if "pair/negatives" in out:
             hard["negatives_BxKxD"] = out["pair/negatives"]
             hard["negative_ids_BxK"] = None if ids is None else batch["negative_captions"]

@@ -24,8 +24,8 @@ ABOUT = {
     "head": "mrl, mrl_e, ff, or none where the file holds no classifier",
     "nesting": "dims and weights; no dims where head is none",
     "num_classes": "of the head; 0 where head is none",
-    "mean": "per channel, of images in 0..1",
-    "std": "per channel, of images in 0..1",
+    "mean": "per channel, of images in 0..1; none for a model of texts",
+    "std": "per channel, of images in 0..1; none for a model of texts",
     "grid": "rows and columns of patches that position embeddings are for; null where there are none",
     "source": "where the weights came from",
 }

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, parts, report, results, trained
+from mrl_jax import commands, inputs, parts, report, results, trained
 from mrl_jax.choices import whole_numbers
 from mrl_jax.data import sources
 from mrl_jax.evals import zero_shot as evaluator
@@ -51,12 +51,20 @@ def read_names(file: str | None, source: sources.Source) -> list[str]:
     return names
 
 
-def prompts(path: pathlib.Path, step: int, config: Any, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """The embeddings (C, P, D) of the prompts by the text tower, in the token ids of its training."""
+def prompts(
+    path: pathlib.Path, step: int, config: Any, names: Sequence[str], templates: Sequence[str]
+) -> tuple[np.ndarray, int]:
+    """The embeddings (C, P, D) of the prompts by the text tower, in the token ids of its training; and how many were
+    cut for it.
+
+    Raises:
+      ValueError: for two names that have the same token ids.
+    """
     run = trained.assemble(path, step, config)
     with jax.set_mesh(run.mesh):
         store = parts.feature_store(run, parts.make_embed(run), trained.variables(path, step, run))
-        return evaluator.embed_names(store, names, templates)
+        cut = inputs.count_cut(config, run.train_source, evaluator.prompts_of(names, templates))
+        return evaluator.embed_names(store, names, templates), cut
 
 
 def main(argv: list[str]) -> None:
@@ -83,10 +91,10 @@ def main(argv: list[str]) -> None:
     name = folder_name(f"zero_shot_{source.name}-{source.split}" + (f"-{options.ops}" if options.ops else ""))
     found = kept(path, step, trained.over(config, *own, options.ops, None), name)
     classes, label_N = np.unique(found.labels, return_inverse=True)
-    z_CxPxD = prompts(path, step, training, [names[c] for c in classes], templates)
+    z_CxPxD, cut = prompts(path, step, training, [names[c] for c in classes], templates)
     values = {name: dict(evaluator.accuracies(np.asarray(found.z, np.float32), label_N, z_CxPxD, dims))}
     print(results.table(values, nesting, step))
-    about = {"rows": len(label_N), "classes": len(classes), "templates": templates, "names": names}
+    about = {"rows": len(label_N), "classes": len(classes), "templates": templates, "names": names, "cut": cut}
     command = shlex.join(["python", "-m", "mrl_jax.zero_shot", *sys.argv[1:]])
     more = {"step": step, "nesting": nesting, "head": config.head, "details": {name: about}}
     results.write(path, values, command=command, **more)

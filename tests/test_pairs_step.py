@@ -1,12 +1,16 @@
 """Updates on pairs: gradient caching, the temperature in the log, duplicates, devices, a frozen tower."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import parts, sharding, trees
+from mrl_jax import objectives, parts, sharding, trees
+from mrl_jax.data import images, sources
+from mrl_jax.data.text.transforms import Captioned
+from mrl_jax.nesting import Nesting
 
 DATA = "synthetic:size=8,channels=1,classes=20,examples=48,context=8,vocabulary=40"
 
@@ -56,6 +60,23 @@ def test_microbatches_give_the_update_of_the_whole_batch(plain):
     assert {"image/embedding/kernel", "text/word/embedding", "temperature/log_scale"} <= set(moved)
 
 
+def test_pairs_of_one_image_are_no_negatives_of_each_other():
+    image = np.full((8, 8, 1), 7, np.uint8)
+    transform = Captioned(images.parse("decode"), sources.load(DATA, "train", data_dir="").vocabulary, 8)
+    rows = [(image, [5]), (image.copy(), [6]), (image + 1, [7])]
+    found = [transform.begin({"image": x, "tokens": tokens, "label": 0}) for x, tokens in rows]
+    batch = {name: jnp.stack([record[name] for record in found]) for name in ("caption", "picture")}
+    rng = np.random.default_rng(0)
+    z, pair = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    out = {"pair/z": pair, "pair/scale": jnp.float32(2), "pair/bias": jnp.float32(0)}
+    nesting = Nesting((2, 4))
+    for name in ("contrastive", "sigmoid"):
+        loss = objectives.OBJECTIVES[name](nesting)
+        same = loss(z, out, {"caption": jnp.asarray([0, 0, 1])})
+        np.testing.assert_allclose(loss(z, out, batch).per_dim, same.per_dim, rtol=1e-6)
+        assert loss(z, out, {"caption": batch["caption"]}).total > same.total
+
+
 def test_eight_devices_give_the_update_of_one_and_a_frozen_tower_stays(plain):
     optim = defaults.sgd(0.1) | {"freeze": "^image/"}
     before, after, measured = update(parts.assemble(config(optim=optim)))
@@ -83,6 +104,10 @@ def test_the_log_has_the_temperature_and_the_accuracy_of_retrieval(plain):
         ({"nesting__dims": (4, 16)}, "ends at 16, but the embedding has 32"),
         ({"loss__duplicates": "none"}, r"loss\.duplicates='none'"),
         ({"batch_size": 12}, r"not divisible by the 8 devices"),
+        (
+            {"model": defaults.dual_encoder(defaults.vit("mu/8"), defaults.bert("mu") | {"positions": 7})},
+            r"texts of 8 tokens are longer than model\.text\.positions=7",
+        ),
         ({"data__text__context": 2}, r"data\.text\.context=2"),
         ({"head": "mrl"}, "head='mrl' is not one of"),
     ],

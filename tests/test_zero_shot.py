@@ -11,7 +11,7 @@ import text
 import tiny
 from PIL import Image
 
-from mrl_jax import checkpoints, inputs, parts, step, zero_shot
+from mrl_jax import checkpoints, inputs, parts, step, trained, zero_shot
 from mrl_jax import config as configs
 from mrl_jax.data import sources
 from mrl_jax.data.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def test_images_of_another_set_are_told_by_the_names_of_its_classes(run):
     (file,) = (root / "run" / "results").glob("zero_shot_*.json")
     assert str(file.name) in output
     found = json.loads(file.read_text())
-    assert (found["details"]["classes"], found["untrained_dims"]) == (4, [])
+    assert (found["details"]["classes"], found["details"]["cut"], found["untrained_dims"]) == (4, 0, [])
 
     source = sources.load(f"array_record:{root / 'images'}", "test", data_dir=".")
     records = [source.records[i] for i in range(16)]
@@ -87,6 +87,16 @@ def test_images_of_another_set_are_told_by_the_names_of_its_classes(run):
         means = cut.mean(axis=1)
         nearest = (z[:, :dim] @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(axis=1)
         assert found["values"][f"top1@{dim}"] == pytest.approx((nearest == label).mean())
+
+
+def test_prompts_that_are_cut_are_counted_and_no_two_classes_become_one(run):
+    root, _, _ = run
+    config = trained.config_of(root / "run", 3)
+    long = "red red red red red red {}"  # of 8 ids, [CLS] and [SEP] leave 6
+    _, cut = zero_shot.prompts(root / "run", 3, config, ["red", "tree"], [long, "{}"])
+    assert cut == 2
+    with pytest.raises(ValueError, match="the classes 'red' and 'tree' have the same 8 token ids"):
+        zero_shot.prompts(root / "run", 3, config, ["red", "tree"], [long])
 
 
 def test_names_come_from_the_data_or_from_a_file(run, tmp_path):

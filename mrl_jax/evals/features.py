@@ -9,7 +9,8 @@ from jax.experimental import multihost_utils
 
 from mrl_jax.nesting import Nesting
 
-NOT_INPUTS = ("label", "mask", "index", "caption", "score", "targets")  # what a model does not see of a batch
+# What a model does not see of a batch.
+NOT_INPUTS = ("label", "mask", "index", "caption", "picture", "score", "targets")
 
 
 class Features(NamedTuple):
@@ -20,6 +21,7 @@ class Features(NamedTuple):
     pair_NxD: np.ndarray | None = None  # float32; of what belongs to each: its caption, the second text
     caption_N: np.ndarray | None = None  # int32; equal where what belongs to them is equal
     score_N: np.ndarray | None = None  # float32; how alike the two are, NaN where that is not known
+    picture_N: np.ndarray | None = None  # int32; equal where the images of pairs are equal
 
 
 class FeatureStore:
@@ -79,12 +81,13 @@ class FeatureStore:
         for batch in self._batches(split):
             z, out = self._embed(self._variables, self._to_devices(_inputs(batch)))
             self._head = {name: x for name, x in out.items() if name.startswith("head/")}
-            kept = {name: batch[name] for name in ("label", "mask", "caption", "score") if name in batch}
+            kept = {name: batch[name] for name in ("label", "mask", "caption", "score", "picture") if name in batch}
             kept |= {"z": z} | ({"pair/z": out["pair/z"]} if "pair/z" in out else {})
             rows.append({name: np.asarray(x) for name, x in _gather(kept).items()})
         found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         mask = found.pop("mask")
         dtypes = {"z": np.float32, "label": np.int32, "pair/z": np.float32, "caption": np.int32, "score": np.float32}
+        dtypes |= {"picture": np.int32}
         features = Features(*(found[n][mask].astype(dtype) if n in found else None for n, dtype in dtypes.items()))
         if not np.isfinite(features.z_NxD).all():
             raise ValueError(f"the embeddings of split {split!r} are not finite: the model has diverged")

@@ -1,6 +1,7 @@
 """Search of what belongs together: pictures by captions, captions by pictures, texts by texts, at every dim.
 
-Both sides are cut to the same dim and normalised. What has the same caption as the one looked for is right too.
+Both sides are cut to the same dim and normalised. Right is what some row of the data pairs with the one asked for: all
+captions of its image, all images of its caption. What comes several times in the gallery stands in it once.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,13 +39,17 @@ class PairRetrieval:
         if found.pair_NxD is None:
             raise ValueError(f"split {self._split!r} has no pairs: set data.kind to image_text or text_pair")
         dims = dims_of(store.nesting, self._dims)
-        sides = {"to_pair": (found.z_NxD, found.pair_NxD), "from_pair": (found.pair_NxD, found.z_NxD)}
-        for name, (queries, gallery) in sides.items():
-            for dim, hits in zip(dims, ranked_hits(queries, gallery, found.caption_N, dims)):
+        picture_N = np.arange(len(found.z_NxD)) if found.picture_N is None else found.picture_N
+        sides = {
+            "to_pair": (found.z_NxD, found.pair_NxD, found.caption_N, dims, picture_N),
+            "from_pair": (found.pair_NxD, found.z_NxD, picture_N, dims, found.caption_N),
+        }
+        for name, arguments in sides.items():
+            for dim, hits in zip(dims, ranked_hits(*arguments)):
                 for k in KS:
                     yield f"{name}_r{k}@{dim}", float(hits[:, :k].any(axis=1).mean())
                 if name == "to_pair":
-                    yield f"ndcg10@{dim}", float(ndcg(hits, _counts(found.caption_N)).mean())
+                    yield f"ndcg10@{dim}", float(ndcg(hits, _relevant(found.caption_N, picture_N)).mean())
                     yield f"mrr10@{dim}", float(mrr(hits).mean())
         if found.score_N is not None and np.isfinite(found.score_N).all():
             for dim in dims:
@@ -52,21 +57,36 @@ class PairRetrieval:
 
 
 def ranked_hits(
-    queries_QxD: np.ndarray, gallery_NxD: np.ndarray, caption_N: np.ndarray, dims: tuple[int, ...]
+    queries_NxD: np.ndarray,
+    gallery_NxD: np.ndarray,
+    item_N: np.ndarray,
+    dims: tuple[int, ...],
+    asked_N: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Whether each of the ten nearest of a query has its caption, (G, Q, 10) bool; query i has caption i.
+    """Whether each of the ten nearest items of a query belongs to it, (G, N, 10) bool.
+
+    Args:
+      queries_NxD: query i belongs to row i of the gallery.
+      gallery_NxD: rows of the same number in `item_N` are one item: the first of them is searched.
+      item_N: integers.
+      dims: of the prefixes.
+      asked_N: integers; the items of all queries of the same number belong to each of them. None: each has its own.
 
     Raises:
       ValueError: for sides of different dims, or rows that do not match.
     """
-    if queries_QxD.shape != gallery_NxD.shape or len(caption_N) != len(queries_QxD):
+    if queries_NxD.shape != gallery_NxD.shape or len(item_N) != len(queries_NxD):
         raise ValueError(
-            f"queries {queries_QxD.shape} and gallery {gallery_NxD.shape} with {len(caption_N)} captions: both sides "
+            f"queries {queries_NxD.shape} and gallery {gallery_NxD.shape} with {len(item_N)} items: both sides "
             "must have the same rows and the same dims"
         )
-    k = min(max(KS), len(gallery_NxD))
-    _, neighbors_GxQxk = exact.search(queries_QxD, gallery_NxD, dims, k)
-    hits = caption_N[neighbors_GxQxk] == caption_N[None, :, None]
+    asked_N = np.arange(len(item_N)) if asked_N is None else np.unique(asked_N, return_inverse=True)[1]
+    _, first, item_N = np.unique(item_N, return_index=True, return_inverse=True)
+    rows = np.sort(first)
+    k = min(max(KS), len(rows))
+    _, neighbors_GxNxk = exact.search(queries_NxD, gallery_NxD[rows], dims, k)
+    found = asked_N[None, :, None] * len(rows) + item_N[rows][neighbors_GxNxk]
+    hits = np.isin(found, asked_N * len(rows) + item_N)
     return np.pad(hits, ((0, 0), (0, 0), (0, max(KS) - k)))
 
 
@@ -91,7 +111,8 @@ def spearman(u_NxD: np.ndarray, v_NxD: np.ndarray, score_N: np.ndarray, dim: int
     return float(scipy.stats.spearmanr((u * v).sum(axis=1) / np.maximum(norms, 1e-30), score_N).statistic)
 
 
-def _counts(caption_N: np.ndarray) -> np.ndarray:
-    """How often each row's caption comes."""
-    _, inverse, counts = np.unique(caption_N, return_inverse=True, return_counts=True)
-    return counts[inverse]
+def _relevant(item_N: np.ndarray, asked_N: np.ndarray) -> np.ndarray:
+    """How many items belong to each row's query, (N,)."""
+    _, asked_N = np.unique(asked_N, return_inverse=True)
+    pairs_2xM = np.unique(np.stack([asked_N, item_N]), axis=1)
+    return np.bincount(pairs_2xM[0])[asked_N]

@@ -37,7 +37,7 @@ class ZeroShot:
         """Yields `top1@dim` and `top5@dim`, fractions of the split.
 
         Raises:
-          ValueError: where the classes have no names.
+          ValueError: where the classes have no names, or two of them the same token ids.
         """
         found, names = store(self._split), store.label_names(self._split)
         if names is None or found.label_N.ndim > 1:
@@ -54,11 +54,28 @@ def check_templates(field: str, templates: Sequence[str]) -> None:
 
 
 def embed_names(store: FeatureStore, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """The embeddings (C, P, D) of the P prompts of each of C names."""
-    tokens = store.tokenize([template.format(name) for name in names for template in templates])
+    """The embeddings (C, P, D) of the P prompts of each of C names.
+
+    Raises:
+      ValueError: for two names whose prompts have the same token ids.
+    """
+    tokens = store.tokenize(prompts_of(names, templates))
+    seen: dict[bytes, str] = {}
+    for name, ids_PxT in zip(names, tokens.reshape(len(names), len(templates), -1)):
+        other = seen.setdefault(ids_PxT.tobytes(), name)
+        if other != name:
+            raise ValueError(
+                f"the classes {other!r} and {name!r} have the same {ids_PxT.shape[1]} token ids in "
+                f"templates={tuple(templates)!r}: shorten names or templates so that no end is cut, or name them apart"
+            )
     filled = np.concatenate([tokens, np.repeat(tokens[-1:], -len(tokens) % BATCH, axis=0)])
     parts = [store.embed({"tokens": filled[i : i + BATCH]}) for i in range(0, len(filled), BATCH)]
     return np.concatenate(parts)[: len(tokens)].reshape(len(names), len(templates), -1)
+
+
+def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """The prompts of all names, those of the first name first."""
+    return [template.format(name) for name in names for template in templates]
 
 
 def accuracies(

@@ -170,9 +170,10 @@ def nested_contrastive(
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
-      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other.
+      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other. Or (B, I):
+        two rows that share the i-th of theirs are none.
       negatives_BxKxD: K hard negatives of each row of u, as u in dtype and dims; None for none.
-      negative_ids_BxK: integers; a negative with its own row's id in ids_B is the match itself, and left out.
+      negative_ids_BxK: integers; a negative with its own row's (first) id in ids_B is the match itself, and left out.
 
     Returns:
       The loss; where negatives are given, `ahead` tells that the match is ahead of its row's own.
@@ -186,7 +187,7 @@ def nested_contrastive(
     if negatives_BxKxD is None:
         return nested_pairs(*arguments)
     check_negatives(u_BxD, negatives_BxKxD, ids_B, negative_ids_BxK)
-    masked_BxK = None if negative_ids_BxK is None else negative_ids_BxK == ids_B[:, None]
+    masked_BxK = None if negative_ids_BxK is None else negative_ids_BxK == ids_B.reshape(len(ids_B), -1)[:, :1]
     others_GxB, ahead_GxB = rivals(u_BxD, v_BxD, negatives_BxKxD, scale, nesting, masked_BxK)
     found = nested_pairs(*arguments, others_GxB)
     return found._replace(correct=found.correct & ahead_GxB, known={"ahead_of_negatives": ahead_GxB})

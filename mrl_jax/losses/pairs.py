@@ -56,10 +56,12 @@ class Criterion(Protocol):
 
 
 def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | None) -> None:
-    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype, and ids, if any, integers (B,)."""
-    if ids is not None and (ids.shape != u.shape[:1] or not jnp.issubdtype(ids.dtype, jnp.integer)):
+    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype, and ids, if any, integers (B,) or
+    (B, I).
+    """
+    if ids is not None and (ids.ndim > 2 or ids.shape[:1] != u.shape[:1] or not jnp.issubdtype(ids.dtype, jnp.integer)):
         raise ValueError(
-            f"ids are {ids.dtype}{ids.shape}; they must be integers of shape {u.shape[:1]}, as the rows of u"
+            f"ids are {ids.dtype}{ids.shape}; they must be integers of shape {u.shape[:1]} or (B, I), as the rows of u"
         )
     if u.ndim != 2 or u.shape[1] != nesting.full or not u.shape[0]:
         raise ValueError(f"u has shape {u.shape}; it must be (B, {nesting.full}) with B > 0, as in {nesting.dims=}")

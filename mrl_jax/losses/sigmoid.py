@@ -69,7 +69,8 @@ def nested_sigmoid(
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
-      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other.
+      ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other. Or (B, I):
+        two rows that share the i-th of theirs are none.
 
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.

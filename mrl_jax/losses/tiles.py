@@ -62,7 +62,7 @@ class Layout(NamedTuple):
         inside = self.cut(self.vary(jnp.zeros(self.rows)), -jnp.inf) if filled else None
         factor_B = power_of_two(z_BxD)
         inverse_GxB = inverse_norms(times(z_BxD, factor_B), self.nesting)
-        ids = None if ids_B is None else self.cut(ids_B)
+        ids = None if ids_B is None else self.cut(ids_B.reshape(self.rows, -1).T)
         return Side((z, self.cut(factor_B)), self.cut(inverse_GxB), inside, ids, None)
 
 
@@ -74,7 +74,7 @@ class Side(NamedTuple):
         given and the power of two (T,) that they are to be multiplied by.
       inverse: 1 / the norm of each prefix, (G, T).
       inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits. None: there are no fillers.
-      ids: (T,) integers; rows and columns of the same one are duplicates. None: there are none.
+      ids: (I, T) integers; rows and columns that share the i-th of theirs are duplicates. None: there are none.
       extra: what the pass at hand needs besides.
       turned: of the rows, per level the features that it adds, transposed: sums over the rows are faster with them.
     """
@@ -115,7 +115,7 @@ def replace(x: jax.Array, row: Side, column: Side, diagonal: bool, value: float,
     """A tile (T, T) with `value` in the place of duplicates, and of matching pairs too if `matching`."""
     own = jnp.eye(len(x), dtype=bool)
     if row.ids is not None:
-        same = row.ids[:, None] == column.ids[None]
+        same = (row.ids[:, :, None] == column.ids[:, None]).any(axis=0)
         x = jnp.where(same & ~own if diagonal else same, value, x)
     return jnp.where(own, value, x) if diagonal and matching else x
 

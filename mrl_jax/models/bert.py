@@ -121,8 +121,9 @@ class Bert(nn.Module):
         """
         length = tokens_BxT.shape[1]
         if length > self.positions:
+            field = "model.text" if self.name == "text" else "model"  # of a dual encoder it is one of two towers
             raise ValueError(
-                f"texts of {length} tokens are longer than model.positions={self.positions}: raise it, or lower "
+                f"texts of {length} tokens are longer than {field}.positions={self.positions}: raise it, or lower "
                 "data.text.context"
             )
         mask_BxT = tokens_BxT != self.pad

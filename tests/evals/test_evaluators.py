@@ -34,6 +34,19 @@ def data():
     return np.eye(4, dtype=np.float32)[label], label
 
 
+def test_identities_reach_the_evaluators_and_not_the_model():
+    rows = {"z": np.eye(4, dtype=np.float32), "label": np.arange(4), "mask": np.array([True, True, True, False])}
+    known = {"caption": np.array([5, 6, 7, 0]), "picture": np.array([1, 1, 2, 0])}
+
+    def embed(variables, batch):
+        assert batch.keys() == {"z"}
+        return batch["z"], {"pair/z": batch["z"]}
+
+    found = FeatureStore(embed, None, lambda split: iter([rows | known]), lambda batch: batch, None, NESTING)("test")
+    np.testing.assert_array_equal(found.caption_N, [5, 6, 7])
+    np.testing.assert_array_equal(found.picture_N, [1, 1, 2])
+
+
 def test_features_are_extracted_once_and_shared(data):
     counter = []
     shared = store(*data, counter)

@@ -59,12 +59,38 @@ def test_recall_is_that_of_a_sort_in_both_directions():
 
 def test_an_equal_caption_is_right_too():
     found = features()
-    z, pair = found.z_NxD, np.roll(found.pair_NxD, 1, axis=0)
     captions = np.repeat(np.arange(20, dtype=np.int32), 2)
-    # Each picture is nearest to the caption of the next row: equal in every other one.
+    # Each caption is nearest to the picture of the next row: that of an equal one in every other row.
+    z, pair = np.roll(found.z_NxD, 1, axis=0), found.pair_NxD
     one = dict(PairRetrieval(dims=(8,)).run(Store(found._replace(z_NxD=z, pair_NxD=pair))))
     two = dict(PairRetrieval(dims=(8,)).run(Store(found._replace(z_NxD=z, pair_NxD=pair, caption_N=captions))))
-    assert one["to_pair_r1@8"] < two["to_pair_r1@8"]
+    assert one["from_pair_r1@8"] < two["from_pair_r1@8"]
+
+
+def of_several_captions(images, captions):
+    """Orthogonal images with several captions each, in an order that mixes them; a caption is where its image is."""
+    image_N = np.random.default_rng(1).permutation(np.repeat(np.arange(images, dtype=np.int32), captions))
+    z, own = np.eye(8, dtype=np.float32)[image_N], np.arange(len(image_N), dtype=np.int32)
+    return Features(z, own, z.copy(), own, picture_N=image_N)
+
+
+def test_all_captions_of_an_image_are_right():
+    values = dict(PairRetrieval(dims=(8,)).run(Store(of_several_captions(8, 5))))
+    assert {name: value for name, value in values.items() if value != 1} == {}
+
+
+def test_what_comes_several_times_stands_in_the_gallery_once():
+    found = of_several_captions(8, 6)
+    astray = found.z_NxD.copy()
+    astray[found.picture_N == 0, :2] = 0.6, 0.8  # image 1 is nearer to the captions of image 0
+    rest = 1 - 1 / 8
+    values = dict(PairRetrieval(dims=(8,)).run(Store(found._replace(pair_NxD=astray))))
+    assert values["from_pair_r1@8"] == rest
+    assert values["from_pair_r5@8"] == 1  # six rows of image 1 are one rival
+    turned = Features(astray, found.label_N, found.z_NxD, found.picture_N, picture_N=found.caption_N)
+    values = dict(PairRetrieval(dims=(8,)).run(Store(turned)))  # a caption of several images
+    np.testing.assert_allclose([values["to_pair_r1@8"], values["mrr10@8"]], [rest, rest + 0.5 / 8])
+    np.testing.assert_allclose(values["ndcg10@8"], rest + 1 / np.log2(3) / 8)
 
 
 def test_gain_and_rank_by_hand():

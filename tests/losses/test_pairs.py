@@ -213,12 +213,14 @@ def test_bad_arguments_are_named(change, message):
 
 
 IDS = jnp.asarray([0, 1, 2, 0, 4, 5, 2, 0, 8, 9])
+TWO_IDS = jnp.stack([IDS, jnp.asarray([9, 1, 1, 3, 4, 5, 6, 3, 8, 8])], axis=1)
 
 
 def without_duplicates(kind, arguments, ids):
     """The loop with minus infinity in the place of the logits of duplicates."""
     u, v, scale, *bias = arguments
-    rivals = (ids[:, None] == ids[None]) & ~jnp.eye(len(u), dtype=bool)
+    ids_BxI = ids.reshape(len(u), -1)
+    rivals = (ids_BxI[:, None] == ids_BxI[None]).any(axis=2) & ~jnp.eye(len(u), dtype=bool)
     own = jnp.arange(len(u))
     total = 0.0
     for g, m in enumerate(NESTING.dims):
@@ -237,11 +239,12 @@ def without_duplicates(kind, arguments, ids):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_duplicates_are_no_negatives(kind, chunk):
+@pytest.mark.parametrize("ids", [IDS, TWO_IDS], ids=["one", "two"])
+def test_duplicates_are_no_negatives(kind, chunk, ids):
     ours, _ = functions(kind)
     arguments = problem(kind)
-    found = jax.jit(jax.value_and_grad(lambda a: ours(*a, NESTING, chunk=chunk, ids_B=IDS).total))(arguments)
-    expected = jax.jit(jax.value_and_grad(lambda a: without_duplicates(kind, a, IDS)))(arguments)
+    found = jax.jit(jax.value_and_grad(lambda a: ours(*a, NESTING, chunk=chunk, ids_B=ids).total))(arguments)
+    expected = jax.jit(jax.value_and_grad(lambda a: without_duplicates(kind, a, ids)))(arguments)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     for a, b in zip(found[1], expected[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -23,8 +23,14 @@ class Named:
 
         Raises:
           ValueError, FileNotFoundError: as `sources.load`.
+          ValueError: for a dataset with texts, of which token ids alone are left.
         """
         self._splits = {split: sources.load(source, split, data_dir=source_dir) for split in source_splits}
+        if any(own.vocabulary for own in self._splits.values()):
+            raise ValueError(
+                f"{source} has texts, which would be lost: prepare again what it was made of, with --text_key and "
+                "--tokenizer"
+            )
         # Of a set whose splits differ in their classes, those of training come first: the longest list has them all.
         most = max(self._splits.values(), key=lambda source: source.num_classes)
         self.num_classes, self.label_names, self.field_names = most.num_classes, most.label_names, most.fields

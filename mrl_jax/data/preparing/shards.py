@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mrl_jax.data import array_records, pictures
 from mrl_jax.data.preparing import plan as plans
@@ -76,7 +76,9 @@ def read_note(plan: plans.Plan, split: str, index: int) -> Mapping[str, Any] | N
 
 
 class _Examples:
-    """The records of a shard, in order; while they are taken, what is dropped is listed and classes are counted."""
+    """The records of a shard, in order; while they are taken, what is dropped is listed, and classes and the texts that
+    were cut are counted.
+    """
 
     def __init__(self, plan: plans.Plan, split: str, index: int):
         self._plan, self._split, self._rows = plan, split, plan.examples(split, index)
@@ -87,6 +89,7 @@ class _Examples:
         self._packs = self._texts is not None and identity["pack"]
         self.dropped: list[Dropped] = []
         self.counts: Counter[int] = Counter()
+        self.truncated = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         keys, labels = self._plan.rows[self._split]
@@ -98,18 +101,15 @@ class _Examples:
             return
         for i in self._rows:
             key = key_of(keys.row(i))
-            fields = self._text(self._texts.fields, key) if self._texts else {}
-            image = None if fields is None else self._image(key)
+            text = self._text(self._texts.fields, key) if self._texts else ({}, 0)
+            image = None if text is None else self._image(key)
             if image is not None:
+                fields, cut = text
+                self.truncated += cut
                 own = labels.row(i).tolist()
                 self.counts.update(own)
                 more = self._plan.reader.fields(key) if self._plan.facts["fields"] else {}
                 yield fields | image | {"label": own if self._plan.facts["max_labels"] > 1 else own[0], **more}
-
-    @property
-    def truncated(self) -> int:
-        """Texts that were cut."""
-        return self._texts.truncated if self._texts else 0
 
     def _text(self, read: Callable[[str], Any], key: str) -> Any:
         """`read(key)`, a method of its texts; None where it is dropped."""
@@ -134,6 +134,8 @@ class _Examples:
             image, pixels = smaller(image, pixels, **self._resize)
         except MemoryError:
             raise
+        except UnidentifiedImageError:  # whose message holds an address in memory
+            return self._drop(key, UNDECODABLE, "not an image")
         except Exception as error:  # damage shows as any of a dozen types, by format
             return self._drop(key, UNDECODABLE, f"{type(error).__name__}: {error}")
         if self._exclude is not None:

@@ -16,7 +16,7 @@ class EmptyText(ValueError):
 
 
 class Texts:
-    """Makes texts into the fields of records, and counts those that were cut."""
+    """Makes texts into the fields of records."""
 
     def __init__(self, reader: Reader, identity: Mapping[str, Any]):
         """Loads the tokenizer of a preparation (`Spec.identity`); ValueError where it has changed since."""
@@ -24,28 +24,28 @@ class Texts:
         self._reader, self._context, self._tokenizer = reader, identity["context"], Tokenizer(pathlib.Path(path))
         if self._tokenizer.vocabulary.sha256 != sha256:
             raise ValueError(f"the tokenizer {path} has changed since the preparation began")
-        self.truncated = 0
 
-    def fields(self, key: str) -> dict[str, Any]:
-        """{"tokens"}, and where the source has them "tokens_2", "score" (thousandths) and "negatives".
+    def fields(self, key: str) -> tuple[dict[str, Any], int]:
+        """{"tokens"}, and where the source has them "tokens_2", "score" (thousandths) and "negatives"; and how many of
+        the texts were cut.
 
         Raises:
           EmptyText: where one of the texts is.
         """
-        found = {}
-        for name, text in zip(("tokens", "tokens_2"), self._reader.texts(key)):
-            found[name] = self._encoded(text)
+        texts = [self._encoded(text) for text in self._reader.texts(key)]
         score = self._reader.score(key) if hasattr(self._reader, "score") else None
         negatives = self._reader.negatives(key) if hasattr(self._reader, "negatives") else ()
+        others = [self._encoded(text) for text in negatives]
+        found = dict(zip(("tokens", "tokens_2"), (tokens for tokens, _ in texts)))
         found |= {} if score is None else {"score": score}
-        return found | ({"negatives": [self._encoded(text) for text in negatives]} if negatives else {})
+        found |= {"negatives": [tokens for tokens, _ in others]} if others else {}
+        return found, sum(cut for _, cut in texts + others)
 
-    def _encoded(self, text: str) -> list[int]:
+    def _encoded(self, text: str) -> tuple[list[int], bool]:
         tokens, cut = self._tokenizer.encode(text, self._context)
         if len(tokens) < 3:
             raise EmptyText(f"no text: {text!r}")
-        self.truncated += cut
-        return tokens
+        return tokens, cut
 
     def pieces(self, key: str) -> list[int]:
         """The ids of a single text, whole and alone.

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from absl import logging
+
 from mrl_jax.choices import choose
 from mrl_jax.data.text import vocabulary
 from mrl_jax.data.text.vocabulary import SPECIAL
@@ -34,9 +36,11 @@ class Tokenizer:
         return [self.vocabulary.cls, *cut, self.vocabulary.sep], len(cut) < len(pieces)
 
     def batch(self, texts: Sequence[str], context: int) -> list[list[int]]:
-        """`encode` of several texts, filled up to `context`."""
-        rows = [self.encode(text, context)[0] for text in texts]
-        return [row + [self.vocabulary.pad] * (context - len(row)) for row in rows]
+        """`encode` of several texts, filled up to `context`; warns of those that were cut."""
+        found = [self.encode(text, context) for text in texts]
+        if cut := sum(was_cut for _, was_cut in found):
+            logging.warning("%d of %d texts are cut to context=%d ids: shorten them", cut, len(texts), context)
+        return [row + [self.vocabulary.pad] * (context - len(row)) for row, _ in found]
 
 
 def train(texts: Iterable[str], out: pathlib.Path, *, kind: str, size: int, lowercase: bool) -> int:

@@ -56,28 +56,30 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """An image and its caption: what `images` makes of the one, `tokens` (T,), and `caption`, equal for equal ones."""
+    """An image and its caption: what `images` makes of the one, `tokens` (T,), and `picture` and `caption`, which are
+    equal for equal ones.
+    """
 
     images: images.Transform
     vocabulary: Vocabulary
     context: int
-    fields = ("image", "tokens", "caption")
+    fields = ("image", "tokens", "caption", "picture")
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Both parts, the image's as it prefers."""
-        return self._texts(record) | self.images({"image": record["image"], "label": record["label"]}, rng)
+        return self._known(record) | self.images({"image": record["image"], "label": record["label"]}, rng)
 
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
         """The fixed part of the image, and the ids as an array."""
-        return self._texts(record) | self.images.begin({"image": record["image"], "label": record["label"]})
+        return self._known(record) | self.images.begin({"image": record["image"], "label": record["label"]})
 
     def finish(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The random part of the image."""
         return self.images.finish(record, rng)
 
-    def _texts(self, record):
+    def _known(self, record):
         tokens = fill(record["tokens"], self.context, self.vocabulary)
-        return {"tokens": tokens, "caption": identity(tokens)}
+        return {"tokens": tokens, "caption": identity(tokens), "picture": identity(record["image"])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Pair:
         return record
 
 
-def identity(tokens_T: np.ndarray) -> np.int32:
-    """A number, not negative, that equal texts share."""
-    return np.int32(zlib.crc32(tokens_T.tobytes()) & 0x7FFFFFFF)
+def identity(content: np.ndarray | bytes) -> np.int32:
+    """A number, not negative, that equal texts, or equal images, share."""
+    found = content if isinstance(content, bytes) else content.tobytes()
+    return np.int32(zlib.crc32(found) & 0x7FFFFFFF)

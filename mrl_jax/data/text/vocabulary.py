@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+_BEGINS = ("Ġ", "▁")  # of a piece of BPE that begins a word: the blank before it, as ByteLevel and Metaspace write it
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -24,7 +25,7 @@ class Vocabulary:
       sep: of the end of a text.
       mask: of what stands in the place of a masked piece.
       special: (size,) bool, ids that stand for no text.
-      continues: (size,) bool, pieces that continue the word of the piece before.
+      continues: (size,) bool, pieces that continue the word of the piece before; all where nothing marks words.
     """
 
     path: pathlib.Path
@@ -40,7 +41,7 @@ class Vocabulary:
 
 
 def read(path: pathlib.Path) -> Vocabulary:
-    """The vocabulary of a tokenizer.json of kind WordPiece or (byte-level) BPE.
+    """The vocabulary of a tokenizer.json of kind WordPiece or BPE.
 
     Raises:
       FileNotFoundError: where there is no such file.
@@ -67,8 +68,8 @@ def read(path: pathlib.Path) -> Vocabulary:
     special[list(added.values())] = True
     prefix = model.get("continuing_subword_prefix") or "##"
     for piece, number in model["vocab"].items():
-        # Byte-level BPE marks the start of a word by its space, WordPiece the rest of one.
-        continues[number] = piece.startswith(prefix) if kind == "WordPiece" else not piece.startswith("Ġ")
+        # BPE marks the start of a word, WordPiece the rest of one.
+        continues[number] = piece.startswith(prefix) if kind == "WordPiece" else not piece.startswith(_BEGINS)
     names = {field: ids[name] for field, name in SPECIAL.items()}
     special[list(names.values())] = True
     return Vocabulary(path, hashlib.sha256(data).hexdigest(), size, **names, special=special, continues=continues)

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import raw
+import text
 
 from mrl_jax.data import array_records, sources
 
@@ -225,8 +226,12 @@ def test_label_files_fix_the_classes(tmp_path):
     raw.prepare(tmp_path / "s", tmp_path / "d", labels=str(tmp_path / "names.txt"))
     assert [label for _, label in raw.found(tmp_path / "d")] == [3, 1, 0]
     assert raw.manifest(tmp_path / "d")["class_counts"] == {"train": [1, 1, 0, 1]}
-    for text, message in (("", "is empty"), ("a\n\nb", "line 2 is empty"), ("a\nb\na", "line 3 repeats 'a' of line 1")):
-        (tmp_path / "names.txt").write_text(text)
+    for names, message in (
+        ("", "is empty"),
+        ("a\n\nb", "line 2 is empty"),
+        ("a\nb\na", "line 3 repeats 'a' of line 1"),
+    ):
+        (tmp_path / "names.txt").write_text(names)
         with pytest.raises(ValueError, match=message):
             raw.prepare(tmp_path / "s", tmp_path / "e", labels=str(tmp_path / "names.txt"))
 
@@ -280,6 +285,16 @@ def test_a_prepared_dataset_can_be_prepared_again(tmp_path):
     assert sorted(raw.found(tmp_path / "e")) == sorted(raw.found(tmp_path / "d"))
     assert raw.found(tmp_path / "e") != raw.found(tmp_path / "d")
     assert raw.manifest(tmp_path / "e")["label_names"] == list(NAMES)
+
+
+def test_a_prepared_dataset_with_texts_is_refused_before_anything_is_written(tmp_path):
+    rows = [{"path": str(path), "t": "red house"} for path in sorted(raw.folder(tmp_path / "s", 3).glob("*/*.jpg"))]
+    listed, made = text.write_jsonl(tmp_path / "l.jsonl", rows), str(text.trained(tmp_path / "tokenizer.json"))
+    raw.prepare(listed, tmp_path / "d", tokenizer=made, context=8, reader={"image_key": "path", "text_key": "t"})
+    options = {"source_splits": ("train",), "source_dir": "."}
+    with pytest.raises(ValueError, match="has texts, which would be lost: prepare again what it was made of"):
+        raw.prepare(f"array_record:{tmp_path / 'd'}", tmp_path / "e", reader=options)
+    assert not (tmp_path / "e").exists()
 
 
 def test_sources_that_are_nothing_known(tmp_path):

@@ -78,6 +78,19 @@ def test_captions_of_a_list_of_a_tar_and_of_arrays_give_the_same_records(tmp_pat
     assert [decoded(made, t) for t in tokens[0]] == captions
 
 
+def test_of_a_dropped_image_neither_an_address_is_noted_nor_its_caption_counted(tmp_path, made):
+    (tmp_path / "no.jpg").write_bytes(b"no image")
+    rows = [
+        {"path": str(p), "t": "red " * 30}
+        for p in (*raw.folder(tmp_path / "s", 2).glob("*/*.jpg"), tmp_path / "no.jpg")
+    ]
+    source = text.write_jsonl(tmp_path / "l.jsonl", rows)
+    options = {"tokenizer": str(made), "context": 8, "reader": {"image_key": "path", "text_key": "t"}}
+    found = raw.prepare(source, tmp_path / "d", skip_fraction=0.5, **options)
+    assert found["truncated"] == {"train": 2}
+    assert [row["detail"] for row in raw.dropped(tmp_path / "d")] == ["not an image"]
+
+
 def test_what_is_no_utf8_is_dropped_and_counted_packed_or_not(tmp_path, made):
     source = tmp_path / "c.txt"
     # The last line is UTF-8, but nothing is left of it: a zero byte.

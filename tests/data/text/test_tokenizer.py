@@ -6,10 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import raw
 import text
 
+from mrl_jax import config as configs
+from mrl_jax import inputs
 from mrl_jax import tokenizer as command
-from mrl_jax.data.text import packing, tokenizer, vocabulary
+from mrl_jax.data import sources
+from mrl_jax.data.text import masking, packing, tokenizer, vocabulary
 
 
 @pytest.mark.parametrize("kind", tokenizer.KINDS)
@@ -25,6 +29,43 @@ def test_what_is_read_without_the_library_agrees_with_it(tmp_path, kind):
     encoded, cut = made.encode("red green blue", 4)
     assert (encoded[0], encoded[-1], len(encoded), cut) == (own.cls, own.sep, 4, True)
     assert made.batch(["red"], 6)[0][-1] == own.pad
+
+
+def bpe(path, blank):
+    """A tokenizer.json of BPE whose words begin with a character."""
+    library = tokenizer._library()
+    inner = library.Tokenizer(library.models.BPE())
+    inner.pre_tokenizer = library.pre_tokenizers.Metaspace(replacement=blank)
+    inner.train_from_iterator(
+        text.sentences(60), library.trainers.BpeTrainer(vocab_size=40, special_tokens=list(vocabulary.SPECIAL.values()))
+    )
+    inner.save(str(path))
+    return path
+
+
+def test_words_that_begin_with_a_blank_of_metaspace_are_masked_whole(tmp_path):
+    path = bpe(tmp_path / "t.json", "▁")
+    own, words = vocabulary.read(path), "housing river tree"
+    tokens, _ = tokenizer.Tokenizer(path).encode(words, 32)
+    begins = ~own.continues[tokens] & ~own.special[tokens]
+    assert begins.sum() == 3 < len(tokens) - 2
+    found = masking.mask(np.array(tokens, np.int32), np.random.default_rng(0), own, rate=0.7, whole_word=True)
+    chosen = np.isin(np.arange(len(tokens)), found.positions_S[found.targets_S >= 0])
+    whole = [len(set(part)) == 1 for part in np.split(chosen[1:-1], np.flatnonzero(begins)[1:] - 1)]
+    assert whole == [True] * 3
+    assert 0 < chosen.sum() < len(tokens) - 2
+
+
+def test_whole_words_are_refused_where_nothing_tells_where_they_begin(tmp_path):
+    path = bpe(tmp_path / "t.json", "|")
+    raw.prepare(text.corpus(tmp_path / "c.txt"), tmp_path / "d", tokenizer=str(path), context=12, pack=True)
+    source = sources.load(f"array_record:{tmp_path / 'd'}", "train", data_dir=".")
+    config = configs.default()
+    config.data.kind = "masked_text"
+    inputs.of(config, source)
+    config.data.text.whole_word = True
+    with pytest.raises(ValueError, match=r"data\.text\.whole_word=True, and no piece of .* begins a word"):
+        inputs.of(config, source)
 
 
 def test_a_file_that_cuts_and_fills_up_by_itself_does_not(tmp_path):
