@@ -2,9 +2,10 @@
 
 `checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is
 written last, in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the
-data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a
-step that does not match it is damaged, and the next older one is used. So is one that holds values that are not
-finite, which no save writes.
+data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted
+save; a step that does not match it is damaged, and the next older one is used. So is one that holds values that are not
+finite, which no save writes. `checkpoints.saved`, beside the folder of a run, tells one whose checkpoints are lost from
+one that was killed in its first save.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from jax.experimental import multihost_utils
 from mrl_jax import trees
 
 MANIFEST = "manifest.json"
+_ARRAYS = "commit_success.txt"  # of Orbax: all the arrays are there
 
 
 class DamagedError(RuntimeError):
@@ -38,8 +40,11 @@ class NonFiniteError(ValueError):
 class Checkpoints:
     """The checkpoints of one run: asynchronous verified saves, retention, and restore of the newest intact one."""
 
-    def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int):
-        """Keeps the newest `keep` steps (2 or more: one is intact at any time) and every `keep_period`-th (0: none)."""
+    def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int, mark: bool = False):
+        """Keeps the newest `keep` steps (2 or more: one is intact at any time) and every `keep_period`-th (0: none).
+
+        With `mark`, a file beside the folder says from then on that saves were completed: to find none is an error.
+        """
         self._directory = pathlib.Path(directory).absolute()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])
@@ -49,6 +54,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
+        self._mark = mark
         self._commit: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -72,6 +78,8 @@ class Checkpoints:
                 response.result()
                 if jax.process_index() == 0:
                     _write_manifest(self._directory / str(step), {"step": step, **run})
+                    if self._mark:
+                        _mark(self._directory).write_text(f"{step}\n", encoding="utf-8")
             except BaseException as error:
                 self._failure = error
 
@@ -108,6 +116,11 @@ def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any]) -> None:
     os.replace(unfinished, directory / MANIFEST)
 
 
+def _mark(directory: pathlib.Path) -> pathlib.Path:
+    """The file that holds the newest step ever completed; beside the folder, so that it outlives it."""
+    return directory.with_name(f"{directory.name}.saved")
+
+
 def _digests(directory: pathlib.Path) -> dict[str, list]:
     digests = {}
     for path in sorted(directory.rglob("*")):
@@ -141,6 +154,11 @@ def steps(directory: os.PathLike | str) -> list[int]:
     return sorted((int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True) if path.is_dir() else []
 
 
+def begun(directory: os.PathLike | str) -> bool:
+    """Whether a save was ever completed in a checkpoints directory, or left anything there."""
+    return bool(steps(directory)) or _mark(pathlib.Path(directory)).exists()
+
+
 def newest(directory: os.PathLike | str, below: int | None = None) -> int | None:
     """The newest intact step, or None where no save was ever completed; every one passed over is reported.
 
@@ -156,8 +174,8 @@ def newest(directory: os.PathLike | str, below: int | None = None) -> int | None
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == -2:
         raise DamagedError(
-            f"no checkpoint below {directory} is intact (the damage is listed above): restore one from a copy, or "
-            "start again in a new --workdir"
+            f"no checkpoint below {directory} is intact, and saves were completed there (what is left of them is listed "
+            "above): restore one from a copy, or start again in a new --workdir"
         )
     return None if step == -1 else step
 
@@ -168,19 +186,22 @@ def _newest_here(directory: pathlib.Path, below: int | None) -> int:
         if below is not None and step >= below:
             continue
         if not (directory / str(step) / MANIFEST).exists():
-            logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
+            if (directory / str(step) / _ARRAYS).exists():
+                logging.error("checkpoint %s/%d: %s is missing, not used", directory, step, MANIFEST)
+            else:
+                logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
             continue
         reason = damage(directory / str(step))
         if reason is None:
             return step
         damaged = True
         logging.error("checkpoint %s/%d is damaged: %s; trying the next older one", directory, step, reason)
-    return -2 if damaged else -1
+    return -2 if damaged or _mark(directory).exists() else -1
 
 
 def set_aside(directory: os.PathLike | str, after: int | None) -> None:
-    """Clears the steps newer than `after` (None: all): interrupted saves are deleted, damaged ones moved to
-    `damaged/`.
+    """Clears the steps newer than `after` (None: all): saves interrupted before all arrays were there are deleted, the
+    others moved to `damaged/`.
     """
     directory = pathlib.Path(directory)
     if jax.process_index() == 0:
@@ -188,7 +209,7 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
             if after is not None and step <= after:
                 continue
             source = directory / str(step)
-            if (source / MANIFEST).exists():
+            if (source / MANIFEST).exists() or (source / _ARRAYS).exists():
                 target = directory.parent / "damaged" / str(step)
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)

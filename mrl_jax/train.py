@@ -46,7 +46,8 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
       Whether the run is complete; if not, its state is saved and the same call continues it.
     """
     run = parts.assemble(config)
-    workdir.check(path, config)
+    if checkpoints.begun(path / "checkpoints"):  # else nothing was done there that another config could spoil
+        workdir.check(path, config)
     with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
         start = begin(run, path / "checkpoints")
         workdir.claim(path, config)
@@ -57,7 +58,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
         stack.callback(progress.close)
         progress.say(_describe(run, start))
         saver = checkpoints.Checkpoints(
-            path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period
+            path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period, mark=True
         )
         stack.callback(saver.close)
         return _Loop(run, path, writer, progress, saver, start.init).run(start.state, start.step, start.evaluated)

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -14,7 +15,7 @@ RUN = {"config": {"x": (1, 2)}, "evaluated": -1}
 def saved(tmp_path):
     """Steps 1 to 5 with two kept, and every fourth."""
     directory = tmp_path / "checkpoints"
-    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=3)
+    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=3, mark=True)
     for step in range(1, 6):
         saver.save(step, STATE | {"a": STATE["a"] + step}, RUN)
     saver.close()
@@ -36,16 +37,48 @@ def test_no_folder_is_no_checkpoint(tmp_path):
 
 def test_an_interrupted_save_is_passed_over_and_cleared(saved):
     (saved / "5" / checkpoints.MANIFEST).unlink()
+    (saved / "5" / "commit_success.txt").unlink()
     assert checkpoints.newest(saved) == 4
     checkpoints.set_aside(saved, 4)
     assert checkpoints.steps(saved) == [4, 3]
     assert not (saved.parent / "damaged").exists()
 
 
-def test_only_interrupted_saves_is_no_checkpoint(saved):
+def test_a_checkpoint_without_its_manifest_is_reported_and_kept(saved, caplog):
+    (saved / "5" / checkpoints.MANIFEST).unlink()
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    assert "manifest.json is missing" in caplog.text
+    checkpoints.set_aside(saved, 4)
+    assert checkpoints.steps(saved) == [4, 3]
+    assert (saved.parent / "damaged" / "5" / "state").exists()
+
+
+def test_a_run_whose_checkpoints_are_lost_is_an_error(saved):
+    assert checkpoints.begun(saved)
     for step in checkpoints.steps(saved):
         (saved / str(step) / checkpoints.MANIFEST).unlink()
-    assert checkpoints.newest(saved) is None
+    with pytest.raises(checkpoints.DamagedError, match="new --workdir"):
+        checkpoints.newest(saved)
+    shutil.rmtree(saved)
+    assert checkpoints.begun(saved)
+    with pytest.raises(checkpoints.DamagedError, match="saves were completed there"):
+        checkpoints.newest(saved)
+
+
+def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path, monkeypatch):
+    def killed(*_):
+        raise OSError("killed")
+
+    directory = tmp_path / "checkpoints"
+    assert not checkpoints.begun(directory)
+    monkeypatch.setattr(checkpoints, "_write_manifest", killed)
+    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=0, mark=True)
+    saver.save(1, STATE, RUN)
+    with pytest.raises(RuntimeError, match="killed"):
+        saver.close()
+    assert checkpoints.steps(directory) == [1]
+    assert checkpoints.newest(directory) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 5}'])
