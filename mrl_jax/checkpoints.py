@@ -2,10 +2,10 @@
 
 `checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is
 written last, in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the
-data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted
-save; a step that does not match it is damaged, and the next older one is used. So is one that holds values that are not
-finite, which no save writes. `checkpoints.saved`, beside the folder of a run, tells one whose checkpoints are lost from
-one that was killed in its first save.
+data position, the nesting) with the size and SHA-256 of every other file, and its own. A step without it is an
+interrupted save; a step that does not match it is damaged, and the next older one is used. So is one that holds values
+that are not finite, which no save writes. `checkpoints.saved`, beside the folder of a run, tells one whose checkpoints
+are lost from one that was killed in its first save.
 """
 
 import hashlib
@@ -107,13 +107,18 @@ class Checkpoints:
 
 
 def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any]) -> None:
-    text = json.dumps({**run, "files": _digests(directory)}, indent=1)
+    manifest = {**run, "files": _digests(directory)}
+    text = json.dumps({**manifest, "sha256": _own_digest(manifest)}, indent=1)
     unfinished = directory / (MANIFEST + ".tmp")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, directory / MANIFEST)
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _mark(directory: pathlib.Path) -> pathlib.Path:
@@ -134,9 +139,12 @@ def _digests(directory: pathlib.Path) -> dict[str, list]:
 def damage(directory: pathlib.Path) -> str | None:
     """What is wrong with a completed checkpoint, in words; None where every file is as it was written."""
     try:
-        expected = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        own, expected = manifest.pop("sha256", None), manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    if own is not None and own != _own_digest(manifest):  # older versions wrote none
+        return f"the content of {MANIFEST} has changed"
     found = _digests(directory)
     for name, (size, digest) in expected.items():
         if name not in found:
@@ -174,8 +182,8 @@ def newest(directory: os.PathLike | str, below: int | None = None) -> int | None
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == -2:
         raise DamagedError(
-            f"no checkpoint below {directory} is intact, and saves were completed there (what is left of them is listed "
-            "above): restore one from a copy, or start again in a new --workdir"
+            f"no checkpoint below {directory} is intact, and saves were completed there (what is left of them is "
+            "listed above): restore one from a copy, or start again in a new --workdir"
         )
     return None if step == -1 else step
 
@@ -223,8 +231,7 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
 def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
     """What `save` got as `run`, and `step`."""
     manifest = json.loads((pathlib.Path(directory) / str(step) / MANIFEST).read_text(encoding="utf-8"))
-    del manifest["files"]
-    return manifest
+    return {name: value for name, value in manifest.items() if name not in ("files", "sha256")}
 
 
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:

@@ -90,6 +90,25 @@ def test_a_damaged_manifest_is_damage(saved, text, caplog):
     assert (saved.parent / "damaged" / "5").exists()
 
 
+@pytest.mark.parametrize(("old", "new"), [('"x": [', '"y": ['), ('"evaluated": -1', '"evaluated": 51')])
+def test_another_byte_in_the_manifest_is_damage(saved, old, new, caplog):
+    path = saved / "5" / checkpoints.MANIFEST
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    assert "the content of manifest.json has changed" in caplog.text
+
+
+def test_a_manifest_without_its_own_digest_is_of_an_older_version(saved):
+    path = saved / "5" / checkpoints.MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoints.newest(saved) == 5
+
+
 def test_all_damaged_is_an_error(saved):
     for step in checkpoints.steps(saved):
         (saved / str(step) / checkpoints.MANIFEST).write_text("{}")
