@@ -25,7 +25,7 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
     switched by name alone.
 
     Raises:
-      ValueError: for an unknown name or argument, with the choices and the nearest one; for an argument that is missing.
+      ValueError: for an unknown name or argument, with the choices and the nearest one; for one that is missing.
     """
     options = dict(options)
     name = options.pop("name")

@@ -46,6 +46,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
       Whether the run is complete; if not, its state is saved and the same call continues it.
     """
     run = parts.assemble(config)
+    writers.check(config.log)
     if checkpoints.begun(path / "checkpoints"):  # else nothing was done there that another config could spoil
         workdir.check(path, config)
     with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
