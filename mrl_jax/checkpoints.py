@@ -262,6 +262,19 @@ def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str])
     return _load(directory, step, {f: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[f]) for f in fields})
 
 
+def newest_finite(directory: os.PathLike | str, fields: Sequence[str]) -> int | None:
+    """The newest intact step that is finite in these fields of its state; errors and reports are those of `newest`."""
+    step = newest(directory)
+    while step is not None:
+        try:
+            load_on_host(directory, step, fields)
+            return step
+        except NonFiniteError as error:
+            logging.error("%s; trying the next older one", error)
+            step = newest(directory, below=step)
+    return None
+
+
 def _load(directory: os.PathLike | str, step: int, abstract: Any) -> Any:
     path = pathlib.Path(directory).absolute() / str(step)
     context = ocp.Context()

@@ -1,0 +1,40 @@
+"""A run seen from its folder: which checkpoint is taken."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from mrl_jax import checkpoints, parts, trained
+from mrl_jax import config as configs
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Two checkpoints of an untrained model; the newer one is not finite."""
+    path, config = tmp_path_factory.mktemp("run"), tiny.config()
+    run = parts.assemble(config)
+    with jax.set_mesh(run.mesh), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.trees, "all_finite", lambda state: True)
+        state = parts.init_state(run)
+        saver = checkpoints.Checkpoints(path / "checkpoints", keep=2, keep_period=0)
+        record = {"config": configs.to_json(config), "num_classes": 6}
+        saver.save(2, state, record)
+        saver.save(4, state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)), record)
+        saver.close()
+    return path
+
+
+def test_the_newest_checkpoint_that_is_finite_is_taken(path, caplog):
+    with caplog.at_level(logging.ERROR):
+        assert trained.choose_step(path, None) == 2
+    assert "checkpoints/4 holds values that are not finite" in caplog.text
+
+
+def test_one_asked_for_that_is_not_finite_says_so(path):
+    assert trained.choose_step(path, 4) == 4
+    run = trained.assemble(path, 4, trained.config_of(path, 4))
+    with jax.set_mesh(run.mesh), pytest.raises(checkpoints.NonFiniteError, match="take an older step"):
+        trained.variables(path, 4, run)
