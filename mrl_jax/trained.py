@@ -45,6 +45,8 @@ def choose_step(path: pathlib.Path, step: int | None) -> int:
 def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir: str | None = None) -> Any:
     """The config that a checkpoint holds, on the devices at hand, with other dims or another data folder if given.
 
+    The batch of evaluation becomes a multiple of the devices: rows that fill it up are masked.
+
     Raises:
       ValueError: if dims are not whole numbers.
     """
@@ -52,6 +54,7 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     # Parameters that were split stay split, over whatever devices there are now.
     split = config.mesh.fsdp > 1
     config.mesh = {"data": 1 if split else -1, "fsdp": -1 if split else 1, "model": 1}
+    config.data.eval_batch_size += -config.data.eval_batch_size % jax.device_count()
     config.batch_size, config.accumulate = config.data.eval_batch_size, 1
     if data_dir:
         config.data.dir = data_dir

@@ -1,4 +1,4 @@
-"""A run seen from its folder: which checkpoint is taken."""
+"""A run seen from its folder: which checkpoint is taken, and on which devices."""
 
 import logging
 
@@ -13,9 +13,11 @@ from mrl_jax import config as configs
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """Two checkpoints of an untrained model; the newer one is not finite."""
+    """Two checkpoints of an untrained model; the newer one is not finite. Its batch is of twelve devices."""
     path, config = tmp_path_factory.mktemp("run"), tiny.config()
     run = parts.assemble(config)
+    with config.unlocked():
+        config.data.eval_batch_size = 12
     with jax.set_mesh(run.mesh), pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints.trees, "all_finite", lambda state: True)
         state = parts.init_state(run)
@@ -38,3 +40,9 @@ def test_one_asked_for_that_is_not_finite_says_so(path):
     run = trained.assemble(path, 4, trained.config_of(path, 4))
     with jax.set_mesh(run.mesh), pytest.raises(checkpoints.NonFiniteError, match="take an older step"):
         trained.variables(path, 4, run)
+
+
+def test_the_batch_of_evaluation_is_a_multiple_of_the_devices(path):
+    config = trained.config_of(path, 2)
+    assert (config.data.eval_batch_size, config.batch_size, jax.device_count()) == (16, 16, 8)
+    assert trained.assemble(path, 2, config).abstract_batch["image"].shape[0] == 16
