@@ -45,6 +45,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
     Returns:
       Whether the run is complete; if not, its state is saved and the same call continues it.
     """
+    preemption = distributed.Preemption()
     run = parts.assemble(config)
     writers.check(config.log)
     if checkpoints.begun(path / "checkpoints"):  # else nothing was done there that another config could spoil
@@ -62,7 +63,8 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
             path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period, mark=True
         )
         stack.callback(saver.close)
-        return _Loop(run, path, writer, progress, saver, start.init).run(start.state, start.step, start.evaluated)
+        loop = _Loop(run, path, writer, progress, saver, start.init)
+        return loop.run(start.state, start.step, start.evaluated, preemption)
 
 
 class _Loop:
@@ -84,8 +86,8 @@ class _Loop:
         self._embeds = parts.make_embeds(run)
         self._updates: dict[Any, tuple[Any, int]] = {}  # by the shapes of the batch
 
-    def run(self, state: State, step: int, evaluated: int) -> bool:
-        config, preemption = self._config, distributed.Preemption()
+    def run(self, state: State, step: int, evaluated: int, preemption: distributed.Preemption) -> bool:
+        config = self._config
         saved, batches, shape, recorder = step, None, None, None
         trace = Trace(self._path / "profile", config.profile.first_step, config.profile.steps)
         while True:
