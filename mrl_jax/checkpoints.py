@@ -86,6 +86,14 @@ class Checkpoints:
         self._commit = threading.Thread(target=commit, name=f"commit-{step}")
         self._commit.start()
 
+    def amend(self, step: int, run: Mapping[str, Any]) -> None:
+        """Replaces what `save` got as `run`, in one rename."""
+        self.wait()
+        if jax.process_index() == 0:
+            directory = self._directory / str(step)
+            files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+            _write_manifest(directory, {"step": step, **run}, files)
+
     def wait(self) -> None:
         """Returns when the save under way is committed; raises RuntimeError if it failed."""
         if self._commit is not None:
@@ -106,8 +114,8 @@ class Checkpoints:
             self._checkpointer.close()
 
 
-def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any]) -> None:
-    manifest = {**run, "files": _digests(directory)}
+def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    manifest = {**run, "files": files or _digests(directory)}
     text = json.dumps({**manifest, "sha256": _own_digest(manifest)}, indent=1)
     unfinished = directory / (MANIFEST + ".tmp")
     with open(unfinished, "w", encoding="utf-8") as file:

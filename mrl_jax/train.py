@@ -98,6 +98,8 @@ class _Loop:
             if due:
                 stop = not self._evaluate(state, step, due, preemption)
                 evaluated = evaluated if stop else step
+                if evaluated == step == saved:  # the save was before: this is not to be measured again
+                    self._saver.amend(step, self._record_of(evaluated))
             save = step != saved and (stop or step % config.checkpoint.every == 0 or step == config.total_steps)
             if recorder and save:
                 recorder.flush()

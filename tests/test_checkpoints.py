@@ -123,6 +123,15 @@ def test_every_file_is_covered_by_the_manifest(saved):
     assert any(name.startswith("state/") for name in listed)
 
 
+def test_what_is_amended_is_all_that_changes(saved):
+    saver = checkpoints.Checkpoints(saved, keep=2, keep_period=3)
+    saver.amend(5, RUN | {"evaluated": 5})
+    saver.close()
+    assert checkpoints.newest(saved) == 5
+    assert checkpoints.read_run(saved, 5) == {"step": 5, "config": {"x": [1, 2]}, "evaluated": 5}
+    assert (checkpoints.load(saved, 5, STATE)["a"] == STATE["a"] + 5).all()
+
+
 def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -63,3 +63,15 @@ def test_sigterm_before_the_first_step_ends_in_order(ignored, tmp_path, monkeypa
     monkeypatch.setattr(parts, "assemble", lambda config: terminate() or assemble(config))
     assert not train.train(tiny.config(), tmp_path)
     assert "Stopped at step 0 of 6" in "".join(capfd.readouterr())
+
+
+def test_an_evaluation_made_up_for_is_not_made_again(ignored, tmp_path, monkeypatch):
+    config = tiny.config(total_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "evaluate", lambda *_: terminate())
+        assert not train.train(config, tmp_path)
+    assert train.train(config, tmp_path)
+    once = (tmp_path / "metrics.jsonl").read_text()
+    assert once.count("knn/top1@8") == 1
+    assert train.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == once
