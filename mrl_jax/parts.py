@@ -1,5 +1,6 @@
 """A config made into the parts of a run, every mistake in it found before anything is compiled."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -380,13 +381,16 @@ def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) 
 
     def batches(split: str) -> Iterator[Mapping[str, np.ndarray]]:
         source = inputs.eval_source(config, split)
-        return pipeline.eval_batches(
+        found = pipeline.eval_batches(
             source,
             inputs.of(config, source).evaluation,
             batch_size=config.data.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            workers=config.data.workers,
         )
+        with contextlib.closing(found):
+            yield from found
 
     def to_devices(batch):
         return sharding.to_devices(batch, parts.mesh)

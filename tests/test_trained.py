@@ -4,11 +4,13 @@ import logging
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 
 from mrl_jax import checkpoints, parts, trained
 from mrl_jax import config as configs
+from mrl_jax.data import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,18 @@ def test_the_batch_of_evaluation_is_a_multiple_of_the_devices(path):
     config = trained.config_of(path, 2)
     assert (config.data.eval_batch_size, config.batch_size, jax.device_count()) == (16, 16, 8)
     assert trained.assemble(path, 2, config).abstract_batch["image"].shape[0] == 16
+
+
+def test_the_workers_of_training_read_for_evaluation_too(path, monkeypatch):
+    config, asked, read = trained.config_of(path, 2), [], pipeline.eval_batches
+    monkeypatch.setattr(pipeline, "eval_batches", lambda *a, **k: asked.append(k["workers"]) or read(*a, **k))
+    found = []
+    for workers in (0, 1):
+        with config.unlocked():
+            config.data.workers = workers
+        run = trained.assemble(path, 2, config)
+        with jax.set_mesh(run.mesh):
+            store = parts.feature_store(run, parts.make_embed(run), trained.variables(path, 2, run))
+            found.append(store("test").z_NxD)
+    assert asked == [0, 1]
+    np.testing.assert_array_equal(*found)
