@@ -2,9 +2,10 @@
 
 `checkpoints/<step>/` is written asynchronously. A checkpoint exists once its `manifest.json` does: that file is
 written last, in one rename, and holds what a probe or a resumed run needs beside the arrays (the resolved config, the
-data position, the nesting) with the size and SHA-256 of every other file. A step without it is an interrupted save; a
-step that does not match it is damaged, and the next older one is used. So is one that holds values that are not
-finite, which no save writes.
+data position, the nesting) with the size and SHA-256 of every other file, and its own. A step without it is an
+interrupted save; a step that does not match it is damaged, and the next older one is used. So is one that holds values
+that are not finite, which no save writes. `checkpoints.saved`, beside the folder of a run, tells one whose checkpoints
+are lost from one that was killed in its first save.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from jax.experimental import multihost_utils
 from mrl_jax import trees
 
 MANIFEST = "manifest.json"
+_ARRAYS = "commit_success.txt"  # of Orbax: all the arrays are there
 
 
 class DamagedError(RuntimeError):
@@ -38,8 +40,11 @@ class NonFiniteError(ValueError):
 class Checkpoints:
     """The checkpoints of one run: asynchronous verified saves, retention, and restore of the newest intact one."""
 
-    def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int):
-        """Keeps the newest `keep` steps (2 or more: one is intact at any time) and every `keep_period`-th (0: none)."""
+    def __init__(self, directory: os.PathLike | str, *, keep: int, keep_period: int, mark: bool = False):
+        """Keeps the newest `keep` steps (2 or more: one is intact at any time) and every `keep_period`-th (0: none).
+
+        With `mark`, a file beside the folder says from then on that saves were completed: to find none is an error.
+        """
         self._directory = pathlib.Path(directory).absolute()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])
@@ -49,6 +54,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
+        self._mark = mark
         self._commit: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -72,11 +78,21 @@ class Checkpoints:
                 response.result()
                 if jax.process_index() == 0:
                     _write_manifest(self._directory / str(step), {"step": step, **run})
+                    if self._mark:
+                        _mark(self._directory).write_text(f"{step}\n", encoding="utf-8")
             except BaseException as error:
                 self._failure = error
 
         self._commit = threading.Thread(target=commit, name=f"commit-{step}")
         self._commit.start()
+
+    def amend(self, step: int, run: Mapping[str, Any]) -> None:
+        """Replaces what `save` got as `run`, in one rename."""
+        self.wait()
+        if jax.process_index() == 0:
+            directory = self._directory / str(step)
+            files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+            _write_manifest(directory, {"step": step, **run}, files)
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises RuntimeError if it failed."""
@@ -98,14 +114,24 @@ class Checkpoints:
             self._checkpointer.close()
 
 
-def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any]) -> None:
-    text = json.dumps({**run, "files": _digests(directory)}, indent=1)
+def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    manifest = {**run, "files": files or _digests(directory)}
+    text = json.dumps({**manifest, "sha256": _own_digest(manifest)}, indent=1)
     unfinished = directory / (MANIFEST + ".tmp")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, directory / MANIFEST)
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
+def _mark(directory: pathlib.Path) -> pathlib.Path:
+    """The file that holds the newest step ever completed; beside the folder, so that it outlives it."""
+    return directory.with_name(f"{directory.name}.saved")
 
 
 def _digests(directory: pathlib.Path) -> dict[str, list]:
@@ -121,9 +147,12 @@ def _digests(directory: pathlib.Path) -> dict[str, list]:
 def damage(directory: pathlib.Path) -> str | None:
     """What is wrong with a completed checkpoint, in words; None where every file is as it was written."""
     try:
-        expected = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        own, expected = manifest.pop("sha256", None), manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    if own is not None and own != _own_digest(manifest):  # older versions wrote none
+        return f"the content of {MANIFEST} has changed"
     found = _digests(directory)
     for name, (size, digest) in expected.items():
         if name not in found:
@@ -141,6 +170,11 @@ def steps(directory: os.PathLike | str) -> list[int]:
     return sorted((int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True) if path.is_dir() else []
 
 
+def begun(directory: os.PathLike | str) -> bool:
+    """Whether a save was ever completed in a checkpoints directory, or left anything there."""
+    return bool(steps(directory)) or _mark(pathlib.Path(directory)).exists()
+
+
 def newest(directory: os.PathLike | str, below: int | None = None) -> int | None:
     """The newest intact step, or None where no save was ever completed; every one passed over is reported.
 
@@ -156,8 +190,8 @@ def newest(directory: os.PathLike | str, below: int | None = None) -> int | None
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == -2:
         raise DamagedError(
-            f"no checkpoint below {directory} is intact (the damage is listed above): restore one from a copy, or "
-            "start again in a new --workdir"
+            f"no checkpoint below {directory} is intact, and saves were completed there (what is left of them is "
+            "listed above): restore one from a copy, or start again in a new --workdir"
         )
     return None if step == -1 else step
 
@@ -168,19 +202,22 @@ def _newest_here(directory: pathlib.Path, below: int | None) -> int:
         if below is not None and step >= below:
             continue
         if not (directory / str(step) / MANIFEST).exists():
-            logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
+            if (directory / str(step) / _ARRAYS).exists():
+                logging.error("checkpoint %s/%d: %s is missing, not used", directory, step, MANIFEST)
+            else:
+                logging.warning("checkpoint %s/%d: its save was interrupted, not used", directory, step)
             continue
         reason = damage(directory / str(step))
         if reason is None:
             return step
         damaged = True
         logging.error("checkpoint %s/%d is damaged: %s; trying the next older one", directory, step, reason)
-    return -2 if damaged else -1
+    return -2 if damaged or _mark(directory).exists() else -1
 
 
 def set_aside(directory: os.PathLike | str, after: int | None) -> None:
-    """Clears the steps newer than `after` (None: all): interrupted saves are deleted, damaged ones moved to
-    `damaged/`.
+    """Clears the steps newer than `after` (None: all): saves interrupted before all arrays were there are deleted, the
+    others moved to `damaged/`.
     """
     directory = pathlib.Path(directory)
     if jax.process_index() == 0:
@@ -188,7 +225,7 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
             if after is not None and step <= after:
                 continue
             source = directory / str(step)
-            if (source / MANIFEST).exists():
+            if (source / MANIFEST).exists() or (source / _ARRAYS).exists():
                 target = directory.parent / "damaged" / str(step)
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)
@@ -202,8 +239,7 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
 def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
     """What `save` got as `run`, and `step`."""
     manifest = json.loads((pathlib.Path(directory) / str(step) / MANIFEST).read_text(encoding="utf-8"))
-    del manifest["files"]
-    return manifest
+    return {name: value for name, value in manifest.items() if name not in ("files", "sha256")}
 
 
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
@@ -232,6 +268,19 @@ def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str])
     path = pathlib.Path(directory).absolute() / str(step)
     saved = ocp.metadata(path, checkpointable_name="state").metadata
     return _load(directory, step, {f: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[f]) for f in fields})
+
+
+def newest_finite(directory: os.PathLike | str, fields: Sequence[str]) -> int | None:
+    """The newest intact step that is finite in these fields of its state; errors and reports are those of `newest`."""
+    step = newest(directory)
+    while step is not None:
+        try:
+            load_on_host(directory, step, fields)
+            return step
+        except NonFiniteError as error:
+            logging.error("%s; trying the next older one", error)
+            step = newest(directory, below=step)
+    return None
 
 
 def _load(directory: os.PathLike | str, step: int, abstract: Any) -> Any:

@@ -25,7 +25,7 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
     switched by name alone.
 
     Raises:
-      ValueError: for an unknown name or argument, with the choices and the nearest one.
+      ValueError: for an unknown name or argument, with the choices and the nearest one; for one that is missing.
     """
     options = dict(options)
     name = options.pop("name")
@@ -42,6 +42,9 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
                 f"{switch or nearest(option, known)}"
             )
         del options[option]
+    for option, default in known.items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise ValueError(f"{field}.{option} is missing, and {field}.name={name!r} needs it: set it")
     return table[name], options
 
 

@@ -127,6 +127,14 @@ def check_data(name: str, kind: str, batch_size: int, field: str = "loss.name") 
         )
 
 
+def check_model(name: str, head: str, model: str, field: str = "loss.name") -> None:
+    """Raises ValueError where the model or its head lacks what the objective `name`, of the field, is computed of."""
+    if name in TIED and head == "mrl":
+        raise ValueError(f"{field}={name!r} needs one kernel for every dim: set head='mrl_e' or head='ff'")
+    if name in TAUGHT and model != "taught":
+        raise ValueError(f"{field}={name!r} needs a model with a teacher, not {model!r}: set model.name='taught'")
+
+
 def check_negatives(name: str, negatives: int) -> None:
     """Raises ValueError where hard negatives are asked for, and the objective `name` takes none."""
     if negatives and name not in HARD:
@@ -244,6 +252,8 @@ KINDS = {
 JOINT = ("contrastive", "sigmoid")  # those in which all examples of a batch meet
 HARD = ("contrastive",)  # those that take hard negatives
 MULTI_LABEL = ("binary",)  # those that take several labels an example
+TIED = ("binary",)  # those of one kernel for every dim
+TAUGHT = ("regression",)  # those of a model with a teacher
 MIXED = ("binary", "softmax")  # those that take two labels a row, see `mixing`
 
 

@@ -15,7 +15,9 @@ from mrl_jax.choices import pick
 Schedule = Callable[[Any], Any]
 
 
-def piecewise_linear(lr: float, total_steps: int, *, points: Sequence[tuple[float, float]]) -> Schedule:
+def piecewise_linear(
+    lr: float, total_steps: int, *, points: Sequence[tuple[float, float]] = ((0.0, 1e-4), (0.05, 1.0), (1.0, 0.0))
+) -> Schedule:
     """Linear between (fraction of total_steps, multiple of lr) points: ffcv's "cyclic" (MRL's recipe for ImageNet)."""
     at, multiple = zip(*points)
     if list(at) != sorted(at) or at[0] != 0 or at[-1] != 1:

@@ -1,5 +1,6 @@
 """A config made into the parts of a run, every mistake in it found before anything is compiled."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,7 +77,9 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
 
     if training:
+        _check_ranges(config)
         objectives.check_data(config.loss.name, config.data.kind, config.batch_size)
+        objectives.check_model(config.loss.name, config.head, config.model.name)
     source, stages = _data(config)
     _check_evaluators(config, evaluators, nesting)
     batch = stages[0][1]
@@ -152,6 +155,7 @@ def _sub_models(
         choose("switch.full_loss", own.full_loss, objectives.OBJECTIVES)
         objectives.check_data(own.full_loss, config.data.kind, config.batch_size, "switch.full_loss")
         objectives.check_mix(own.full_loss, config.mix.name, "switch.full_loss")
+        objectives.check_model(own.full_loss, config.head, config.model.name, "switch.full_loss")
         by_width[last] = objectives.OBJECTIVES[own.full_loss](model.nestings[last])
     return [switchable.SubModel(w, model.nestings[w], by_width[w], model.owned(batch, w)) for w in model.widths]
 
@@ -193,6 +197,24 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     if config.optim.ema >= 1:
         raise ValueError(f"optim.ema={config.optim.ema} must be in [0, 1), for example 0.9999; 0 for no average")
     choose("nan_policy", config.nan_policy, ("stop", "skip"))
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a number that no training can have; a trained model is used whatever it was."""
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"seed={config.seed} must be in 0..{2**63 - 1}")
+    if not 0 <= config.optim.get("momentum", 0) < 1:
+        raise ValueError(f"optim.momentum={config.optim.momentum} must be in [0, 1), for example 0.9; 0 for none")
+    least = {f"schedule.{name}": config.schedule.get(name, 0) for name in ("warmup_steps", "final", "cooldown_steps")}
+    least |= {f"evals.{name}.every": own.every for name, own in config.evals.items()}
+    for name, value in least.items():
+        if not value >= 0:
+            raise ValueError(f"{name}={value} must be at least 0")
+    if not -1 <= config.profile.first_step < config.total_steps:
+        raise ValueError(
+            f"profile.first_step={config.profile.first_step} must be below total_steps={config.total_steps}; -1 for no "
+            "trace"
+        )
 
 
 def _check_expressions(config: ml_collections.ConfigDict) -> None:
@@ -362,13 +384,16 @@ def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) 
 
     def batches(split: str) -> Iterator[Mapping[str, np.ndarray]]:
         source = inputs.eval_source(config, split)
-        return pipeline.eval_batches(
+        found = pipeline.eval_batches(
             source,
             inputs.of(config, source).evaluation,
             batch_size=config.data.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            workers=config.data.workers,
         )
+        with contextlib.closing(found):
+            yield from found
 
     def to_devices(batch):
         return sharding.to_devices(batch, parts.mesh)

@@ -45,8 +45,11 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
     Returns:
       Whether the run is complete; if not, its state is saved and the same call continues it.
     """
+    preemption = distributed.Preemption()
     run = parts.assemble(config)
-    workdir.check(path, config)
+    writers.check(config.log)
+    if checkpoints.begun(path / "checkpoints"):  # else nothing was done there that another config could spoil
+        workdir.check(path, config)
     with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:
         start = begin(run, path / "checkpoints")
         workdir.claim(path, config)
@@ -57,10 +60,11 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
         stack.callback(progress.close)
         progress.say(_describe(run, start))
         saver = checkpoints.Checkpoints(
-            path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period
+            path / "checkpoints", keep=config.checkpoint.keep, keep_period=config.checkpoint.keep_period, mark=True
         )
         stack.callback(saver.close)
-        return _Loop(run, path, writer, progress, saver, start.init).run(start.state, start.step, start.evaluated)
+        loop = _Loop(run, path, writer, progress, saver, start.init)
+        return loop.run(start.state, start.step, start.evaluated, preemption)
 
 
 class _Loop:
@@ -82,8 +86,8 @@ class _Loop:
         self._embeds = parts.make_embeds(run)
         self._updates: dict[Any, tuple[Any, int]] = {}  # by the shapes of the batch
 
-    def run(self, state: State, step: int, evaluated: int) -> bool:
-        config, preemption = self._config, distributed.Preemption()
+    def run(self, state: State, step: int, evaluated: int, preemption: distributed.Preemption) -> bool:
+        config = self._config
         saved, batches, shape, recorder = step, None, None, None
         trace = Trace(self._path / "profile", config.profile.first_step, config.profile.steps)
         while True:
@@ -94,6 +98,8 @@ class _Loop:
             if due:
                 stop = not self._evaluate(state, step, due, preemption)
                 evaluated = evaluated if stop else step
+                if evaluated == step == saved:  # the save was before: this is not to be measured again
+                    self._saver.amend(step, self._record_of(evaluated))
             save = step != saved and (stop or step % config.checkpoint.every == 0 or step == config.total_steps)
             if recorder and save:
                 recorder.flush()

@@ -16,15 +16,16 @@ from mrl_jax.step import EVALUATED, evaluated
 
 
 def choose_step(path: pathlib.Path, step: int | None) -> int:
-    """The step asked for, or that of the newest intact checkpoint of the run in `path`.
+    """The step asked for, or that of the newest checkpoint of the run in `path` that is intact and finite.
 
     Raises:
       FileNotFoundError: where there is no such checkpoint.
       ValueError: where it is damaged.
+      DamagedError: where saves were completed but none is of use.
     """
     directory = path / "checkpoints"
     if step is None:
-        found = checkpoints.newest(directory)
+        found = checkpoints.newest_finite(directory, EVALUATED)
         if found is None:
             raise FileNotFoundError(
                 f"{directory} holds no finished checkpoint: train first, with "
@@ -44,6 +45,8 @@ def choose_step(path: pathlib.Path, step: int | None) -> int:
 def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir: str | None = None) -> Any:
     """The config that a checkpoint holds, on the devices at hand, with other dims or another data folder if given.
 
+    The batch of evaluation becomes a multiple of the devices: rows that fill it up are masked.
+
     Raises:
       ValueError: if dims are not whole numbers.
     """
@@ -51,6 +54,7 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     # Parameters that were split stay split, over whatever devices there are now.
     split = config.mesh.fsdp > 1
     config.mesh = {"data": 1 if split else -1, "fsdp": -1 if split else 1, "model": 1}
+    config.data.eval_batch_size += -config.data.eval_batch_size % jax.device_count()
     config.batch_size, config.accumulate = config.data.eval_batch_size, 1
     if data_dir:
         config.data.dir = data_dir
@@ -110,11 +114,14 @@ def variables(path: pathlib.Path, step: int, run: parts.Parts) -> Any:
 
     Raises:
       ValueError: if its parameters are not of the shapes that the images of `run` ask for.
+      NonFiniteError: if they are not finite.
     """
     try:
         # By field: of a model of images and texts that reads images alone, the other tower is left where it is.
         wanted = {name: getattr(run.abstract_state, name) for name in EVALUATED}
         return evaluated(**checkpoints.load_parts(path / "checkpoints", step, wanted))
+    except checkpoints.NonFiniteError:
+        raise
     except ValueError as error:
         data, batch = run.config.data, run.abstract_batch
         what, shape = ("images", batch["image"].shape) if "image" in batch else ("texts", batch["tokens"].shape)

@@ -106,6 +106,13 @@ class Several:
             writer.close()
 
 
+def check(options: Mapping[str, Any]) -> None:
+    """Raises ImportError, with the remedy, where `config.log` asks for what is not installed."""
+    for field, module in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if options[field] and jax.process_index() == 0:
+            _optional(module)
+
+
 def open_all(
     options: Mapping[str, Any], workdir: os.PathLike | str, config: Mapping[str, Any], *, first_step: int
 ) -> Writer:

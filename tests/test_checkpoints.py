@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -14,7 +15,7 @@ RUN = {"config": {"x": (1, 2)}, "evaluated": -1}
 def saved(tmp_path):
     """Steps 1 to 5 with two kept, and every fourth."""
     directory = tmp_path / "checkpoints"
-    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=3)
+    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=3, mark=True)
     for step in range(1, 6):
         saver.save(step, STATE | {"a": STATE["a"] + step}, RUN)
     saver.close()
@@ -36,16 +37,48 @@ def test_no_folder_is_no_checkpoint(tmp_path):
 
 def test_an_interrupted_save_is_passed_over_and_cleared(saved):
     (saved / "5" / checkpoints.MANIFEST).unlink()
+    (saved / "5" / "commit_success.txt").unlink()
     assert checkpoints.newest(saved) == 4
     checkpoints.set_aside(saved, 4)
     assert checkpoints.steps(saved) == [4, 3]
     assert not (saved.parent / "damaged").exists()
 
 
-def test_only_interrupted_saves_is_no_checkpoint(saved):
+def test_a_checkpoint_without_its_manifest_is_reported_and_kept(saved, caplog):
+    (saved / "5" / checkpoints.MANIFEST).unlink()
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    assert "manifest.json is missing" in caplog.text
+    checkpoints.set_aside(saved, 4)
+    assert checkpoints.steps(saved) == [4, 3]
+    assert (saved.parent / "damaged" / "5" / "state").exists()
+
+
+def test_a_run_whose_checkpoints_are_lost_is_an_error(saved):
+    assert checkpoints.begun(saved)
     for step in checkpoints.steps(saved):
         (saved / str(step) / checkpoints.MANIFEST).unlink()
-    assert checkpoints.newest(saved) is None
+    with pytest.raises(checkpoints.DamagedError, match="new --workdir"):
+        checkpoints.newest(saved)
+    shutil.rmtree(saved)
+    assert checkpoints.begun(saved)
+    with pytest.raises(checkpoints.DamagedError, match="saves were completed there"):
+        checkpoints.newest(saved)
+
+
+def test_a_first_save_that_was_interrupted_is_no_checkpoint(tmp_path, monkeypatch):
+    def killed(*_):
+        raise OSError("killed")
+
+    directory = tmp_path / "checkpoints"
+    assert not checkpoints.begun(directory)
+    monkeypatch.setattr(checkpoints, "_write_manifest", killed)
+    saver = checkpoints.Checkpoints(directory, keep=2, keep_period=0, mark=True)
+    saver.save(1, STATE, RUN)
+    with pytest.raises(RuntimeError, match="killed"):
+        saver.close()
+    assert checkpoints.steps(directory) == [1]
+    assert checkpoints.newest(directory) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 5}'])
@@ -55,6 +88,25 @@ def test_a_damaged_manifest_is_damage(saved, text, caplog):
         assert checkpoints.newest(saved) == 4
     checkpoints.set_aside(saved, 4)
     assert (saved.parent / "damaged" / "5").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [('"x": [', '"y": ['), ('"evaluated": -1', '"evaluated": 51')])
+def test_another_byte_in_the_manifest_is_damage(saved, old, new, caplog):
+    path = saved / "5" / checkpoints.MANIFEST
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    assert "the content of manifest.json has changed" in caplog.text
+
+
+def test_a_manifest_without_its_own_digest_is_of_an_older_version(saved):
+    path = saved / "5" / checkpoints.MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoints.newest(saved) == 5
 
 
 def test_all_damaged_is_an_error(saved):
@@ -69,6 +121,15 @@ def test_every_file_is_covered_by_the_manifest(saved):
     files = {p.relative_to(saved / "5").as_posix() for p in (saved / "5").rglob("*") if p.is_file()}
     assert files == {*listed, checkpoints.MANIFEST}
     assert any(name.startswith("state/") for name in listed)
+
+
+def test_what_is_amended_is_all_that_changes(saved):
+    saver = checkpoints.Checkpoints(saved, keep=2, keep_period=3)
+    saver.amend(5, RUN | {"evaluated": 5})
+    saver.close()
+    assert checkpoints.newest(saved) == 5
+    assert checkpoints.read_run(saved, 5) == {"step": 5, "config": {"x": [1, 2]}, "evaluated": 5}
+    assert (checkpoints.load(saved, 5, STATE)["a"] == STATE["a"] + 5).all()
 
 
 def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):

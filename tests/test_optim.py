@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
+from mrl_jax import choices, optim, parts, trees
 from mrl_jax import config as defaults
-from mrl_jax import optim, parts, trees
 
 
 def values(options, total=100, lr=2.0):
@@ -15,6 +15,7 @@ def values(options, total=100, lr=2.0):
 
 def test_piecewise_linear_is_the_published_recipe():
     lrs = values({"name": "piecewise_linear", "points": ((0, 1e-4), (0.05, 1.0), (1.0, 0.0))})
+    np.testing.assert_array_equal(lrs, values(defaults.default().schedule.to_dict() | {"name": "piecewise_linear"}))
     np.testing.assert_allclose(lrs[[0, 5, 100]], [2e-4, 2.0, 0.0], rtol=1e-5)
     np.testing.assert_allclose(np.diff(lrs[5:]), np.diff(lrs[5:])[0], rtol=1e-3)
 
@@ -34,6 +35,15 @@ def test_piecewise_linear_is_the_published_recipe():
 )
 def test_schedules_at_known_points(options, at, expected):
     np.testing.assert_allclose(values(options)[list(at)], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_missing_option_is_named():
+    def needy(*, points, steps=3):
+        return points, steps
+
+    assert choices.pick("schedule", {"needy": needy}, {"name": "needy", "points": 1}) == (needy, {"points": 1})
+    with pytest.raises(ValueError, match=r"schedule\.points is missing, and schedule\.name='needy' needs it"):
+        choices.pick("schedule", {"needy": needy}, {"name": "needy"})
 
 
 @pytest.mark.parametrize(

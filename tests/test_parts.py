@@ -53,6 +53,16 @@ from mrl_jax import parts
         ({"checkpoint__keep": 1}, r"checkpoint\.keep=1"),
         ({"profile__steps": 0}, r"profile\.steps=0"),
         ({"optim__lr": -1.0}, r"optim\.lr=-1\.0"),
+        ({"loss": {"name": "binary", "chunk": 0}}, r"'binary' needs one kernel for every dim: set head='mrl_e'"),
+        ({"loss": {"name": "regression"}}, r"'regression' needs a model with a teacher, not 'vit': set model\.name"),
+        ({"seed": -1}, r"seed=-1 must be in 0\.\."),
+        ({"seed": 10**20}, r"seed=10{20} must be in 0\.\."),
+        ({"optim": defaults.sgd(0.1, momentum=1.0)}, r"optim\.momentum=1\.0 must be in \[0, 1\)"),
+        ({"schedule__warmup_steps": -1}, r"schedule\.warmup_steps=-1 must be at least 0"),
+        ({"schedule__final": -0.1}, r"schedule\.final=-0\.1 must be at least 0"),
+        ({"evals__knn__every": -1}, r"evals\.knn\.every=-1 must be at least 0"),
+        ({"profile__first_step": -2}, r"profile\.first_step=-2 must be below total_steps=6; -1 for no trace"),
+        ({"profile__first_step": 6}, r"profile\.first_step=6 must be below total_steps=6"),
         ({"loss__label_smoothing": 1.5}, r"loss\.label_smoothing=1\.5 must be in 0\.\.1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -167,8 +177,19 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
     assert f"error: --workdir={tmp_path}/file cannot be written to" in output
 
 
-def test_a_run_that_diverges_stops_with_its_step(tmp_path):
+def test_a_run_that_diverges_stops_with_its_step_and_takes_its_remedy(tmp_path):
     output = command.finish(
         command.train(tmp_path / "run", "--config.optim.lr=1e30", "--config.optim.name=sgd"), expect=1
     )
     assert "error: step 2: train/loss is" in output
+    command.finish(command.train(tmp_path / "run"))
+    assert len(command.logged(tmp_path / "run")) == 12
+
+
+def test_what_is_not_installed_is_found_before_the_folder_is_taken(tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError")
+    output = command.finish(
+        command.train(tmp_path / "run", "--config.log.tensorboard=True", PYTHONPATH=str(tmp_path)), expect=1
+    )
+    assert "error: tensorboardX is not installed" in output
+    assert not (tmp_path / "run" / "config.json").exists()

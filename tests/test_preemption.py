@@ -3,8 +3,9 @@ import signal
 import threading
 
 import pytest
+import tiny
 
-from mrl_jax import distributed
+from mrl_jax import distributed, parts, train
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="only the main thread gets signals"
@@ -15,6 +16,14 @@ pytestmark = pytest.mark.skipif(
 def preemption():
     before = signal.getsignal(signal.SIGTERM)
     yield distributed.Preemption()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def ignored():
+    """What is not caught does not end the tests."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
     signal.signal(signal.SIGTERM, before)
 
 
@@ -47,3 +56,22 @@ def test_a_second_sigterm_does_not_break_off_the_saving(preemption):
         terminate()
     terminate()
     assert preemption.reached(1)
+
+
+def test_sigterm_before_the_first_step_ends_in_order(ignored, tmp_path, monkeypatch, capfd):
+    assemble = parts.assemble
+    monkeypatch.setattr(parts, "assemble", lambda config: terminate() or assemble(config))
+    assert not train.train(tiny.config(), tmp_path)
+    assert "Stopped at step 0 of 6" in "".join(capfd.readouterr())
+
+
+def test_an_evaluation_made_up_for_is_not_made_again(ignored, tmp_path, monkeypatch):
+    config = tiny.config(total_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "evaluate", lambda *_: terminate())
+        assert not train.train(config, tmp_path)
+    assert train.train(config, tmp_path)
+    once = (tmp_path / "metrics.jsonl").read_text()
+    assert once.count("knn/top1@8") == 1
+    assert train.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == once

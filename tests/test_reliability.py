@@ -145,6 +145,15 @@ def test_when_every_checkpoint_is_damaged_nothing_starts_from_scratch(uninterrup
     assert len(command.logged(workdir)) == LAST
 
 
+def test_when_the_checkpoints_are_gone_nothing_starts_from_scratch(uninterrupted, tmp_path):
+    workdir = tmp_path / "lost"
+    shutil.copytree(uninterrupted, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    output = command.finish(command.train(workdir), expect=1)
+    assert "error: no checkpoint below" in output
+    assert len(command.logged(workdir)) == LAST
+
+
 def test_a_finished_run_is_left_alone(uninterrupted, tmp_path):
     workdir = tmp_path / "finished"
     shutil.copytree(uninterrupted, workdir)

@@ -61,6 +61,9 @@ def test_optional_writers_name_the_extra(tmp_path, monkeypatch, module, make):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'mrl_jax\[log\]'"):
         make(tmp_path)
+    with pytest.raises(ImportError, match=r"pip install 'mrl_jax\[log\]'"):
+        writers.check({"tensorboard": module == "tensorboardX", "wandb": "p" if module == "wandb" else ""})
+    writers.check({"tensorboard": False, "wandb": ""})
 
 
 def test_optional_writers_get_the_scalars(tmp_path, monkeypatch):

@@ -186,9 +186,14 @@ def _label(where: str, label: Any, num_classes: int, max_labels: int) -> Any:
     """The label as it stands in a batch: a number, or (max_labels,) numbers of which the last may be -1."""
     labels = label if isinstance(label, list) else [label]
     if not 1 <= len(labels) <= max_labels:
-        raise ValueError(f"{where} has {len(labels)} labels, and its dataset says 1 to {max_labels}")
+        raise ValueError(
+            f"{where} has {len(labels)} labels, and its dataset says 1 to {max_labels}; prepare the dataset again"
+        )
     if not all(0 <= n < num_classes for n in labels):
-        raise ValueError(f"{where} has the label {label}, not in [0, num_classes={num_classes})")
+        raise ValueError(
+            f"{where} has the label {label}, not in [0, num_classes={num_classes}); prepare the dataset again, with "
+            "all its classes"
+        )
     return labels[0] if max_labels == 1 else labels + [-1] * (max_labels - len(labels))
 
 
