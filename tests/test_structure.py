@@ -88,8 +88,9 @@ ALLOWED = {
     "studies": FOUNDATION | {"data", "evals", "feature_pairs", "flips", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION
-    | {"config", "data", "evals", "flips", "inputs", "mixing", "models", "objectives", "optim", "sharding", "step"}
-    | {"surgery", "switchable", "widths"},
+    | {"config", "data", "evals", "flips", "inputs", "limits", "mixing", "models", "objectives", "optim", "sharding"}
+    | {"step", "surgery", "switchable", "widths"},
+    "limits": FOUNDATION,
 }
 
 
