@@ -4,7 +4,7 @@
     python -m mrl_jax.train --config=configs/icon_identities.py --workdir=runs/new --config.seed=1
     python -m mrl_jax.embed --workdir=runs/old --split=query,gallery --out=features/old
 
-The quickstart's model and schedule on the set `icons:identities`. 1-NN is R@1 of the queries in the gallery; what one
+The quickstart's model, by SGD, on the set `icons:identities`. 1-NN is R@1 of the queries in the gallery; what one
 model's queries find in another's gallery, with the rule of re-identification, `python -m mrl_jax.compatibility` tells.
 """
 
