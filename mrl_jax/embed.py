@@ -14,7 +14,7 @@ import pathlib
 import jax
 from absl import flags
 
-from mrl_jax import commands, distributed, extract, features_dir, trained
+from mrl_jax import commands, distributed, extract, features_dir, host_memory, trained
 
 
 def main(argv: list[str]) -> None:
@@ -22,6 +22,7 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     distributed.initialize(options.multihost)
+    host_memory.keep_freed()
     path = pathlib.Path(options.workdir)
     if options.block_rows < 1:
         raise ValueError(f"--block_rows={options.block_rows} must be at least 1")

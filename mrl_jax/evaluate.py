@@ -20,7 +20,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from mrl_jax import checkpoints, commands, distributed, flips, parts, report, results, trained
+from mrl_jax import checkpoints, commands, distributed, flips, host_memory, parts, report, results, trained
 from mrl_jax import config as configs
 from mrl_jax.choices import choose
 from mrl_jax.step import EVALUATED, evaluated
@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     distributed.initialize(options.multihost)
+    host_memory.keep_freed()
     path = pathlib.Path(options.workdir)
     step = trained.choose_step(path, options.step)
     config = trained.config_of(path, step, options.dims, options.data_dir)

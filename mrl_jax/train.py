@@ -22,6 +22,7 @@ from mrl_jax import (
     distributed,
     estimate,
     flops,
+    host_memory,
     inputs,
     parts,
     report,
@@ -225,6 +226,7 @@ def main(argv: list[str]) -> None:
     if not options.workdir:
         raise ValueError("--workdir is missing: name the folder of the run, or add --dry_run for its cost alone")
     distributed.initialize(options.multihost)
+    host_memory.keep_freed()
     path = pathlib.Path(options.workdir)
     with workdir.owned(path):
         train(options.config, path)

@@ -31,6 +31,7 @@ ALLOWED = {
     "trees": set(),
     "flops": set(),
     "flips": set(),
+    "host_memory": set(),
     "profiling": set(),
     "distributed": set(),
     "checkpoints": {"trees"},
