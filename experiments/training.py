@@ -52,6 +52,7 @@ _PAPER = {
     f"--corruptions={','.join(corruptions.KINDS)}",
     "large": "--dataset=array_record:imagenet4k --split=gallery,query --data_dir={data}",
     "retrieval": "",
+    "index_ks": "--ks=2048",
     "shortlists": "100,200,400,800,1600,2048",
     "flips": "--flips",
     "only_flips": "--flips",
@@ -68,6 +69,7 @@ _DEBUG = _PAPER | {
     "shots": "1,3",
     "ways": "4",
     "retrieval": "--ks=10,25 --shortlist=20",
+    "index_ks": "--ks=20",
     "shortlists": "10,20,40",
     "large": f"--dataset={SYNTHETIC} --split=train,test",
     "large_train": "train",
@@ -82,6 +84,7 @@ _OWN |= dict.fromkeys(("large", "large_train", "large_test", "only_flips")) | {"
 _TINY = _OWN | {"test": "array_record:tiny"}
 _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
 _ICONS |= {"tail": "--groups=5,10 --imbalance=10", "hierarchy": None, "shortlists": "100,200,400,800"}
+_ICONS |= {"index_ks": "--ks=1000"}
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
 _SMALL = JFT + BERT + TUNED[1:]
 SCALES = {

@@ -202,6 +202,13 @@ def _finite(unit_NxM: np.ndarray, numbers_N: Sequence[int]) -> np.ndarray:
     return unit_NxM
 
 
+def size(index: Index) -> int:
+    """The bytes that it takes in a file; none is written."""
+    written = []
+    _faiss().write_index(index.faiss, _faiss().PyCallbackIOWriter(lambda block: written.append(len(block))))
+    return sum(written)
+
+
 def save(index: Index, path: pathlib.Path) -> None:
     """Writes the folder of an index: the index in one rename, then what it is of."""
     faiss, unfinished = _faiss(), path / (INDEX + ".tmp")

@@ -27,10 +27,12 @@ from mrl_jax.studies.subject import PROBES, Subject, subject_dims
 _OPTIONS = {
     "classifiers": (flags.DEFINE_list, "fewshot: nearest_mean, ridge; longtail: nearest_mean, probe."),
     "confidence": (flags.DEFINE_string, "adaptive: max_softmax, margin or entropy."),
+    "efforts": (flags.DEFINE_list, "indexes: efSearch of hnsw, nprobe of ivf; by default all worth trying with each."),
     "groups": (flags.DEFINE_list, "longtail: training rows below which is the tail, and above which is the head."),
     "hierarchy": (flags.DEFINE_string, "superclass: a JSON or CSV file from class to superclass, or 'wordnet'."),
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
-    "ks": (flags.DEFINE_list, "retrieval, quantization: depths of the metrics; retrieval re-ranks at the first."),
+    "kinds": (flags.DEFINE_list, "indexes: flat, hnsw, ivf or another of those of mrl_jax/indexes.py."),
+    "ks": (flags.DEFINE_list, "indexes, retrieval, quantization: depths; retrieval re-ranks at the first."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
@@ -46,7 +48,7 @@ _OPTIONS = {
     "trials": (flags.DEFINE_integer, "fewshot: of each number of shots."),
     "ways": (flags.DEFINE_integer, "fewshot: classes of a trial; 0 for all."),
 }
-_NUMBERS = ("groups", "ks", "rows", "shortlists", "shots")
+_NUMBERS = ("efforts", "groups", "ks", "rows", "shortlists", "shots")
 _FILES = ("hierarchy", "policy")
 _CHOICES = {
     ("adaptive", "confidence"): adaptive.CONFIDENCES,

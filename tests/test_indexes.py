@@ -30,6 +30,7 @@ def test_every_kind_finds_saves_and_loads(gallery, truth, tmp_path, kind):
     assert (np.diff(distances, axis=1) >= -1e-6).all()
     assert 0 < index.operations(queries, 100) <= ROWS * (2 if kind == "hnsw" else 1.1)
     indexes.save(index, tmp_path / kind)
+    assert indexes.size(index) == (tmp_path / kind / "index.faiss").stat().st_size
     assert sorted(p.name for p in (tmp_path / kind).iterdir()) == ["index.faiss", "index.json"]
     again = indexes.load(tmp_path / kind, indexes.fingerprint(gallery))
     np.testing.assert_array_equal(again.search(queries, 100)[1], found)

@@ -26,6 +26,7 @@ SMALL = {
     "longtail": {"imbalance": 3.0, "groups": (3, 5)},
     "adaptive": {"splits": 3},
     "gradcam": {"rows": (3, 0)},
+    "indexes": {"kinds": ("flat", "hnsw"), "ks": (5,)},
     "quantization": {"ks": (5, 10), "shortlist": 12},
     "retrieval": {"ks": (5, 10), "shortlist": 8, "shortlists": (6, 12)},
 }
@@ -307,3 +308,30 @@ def test_the_probe_command_takes_dims_and_says_what_is_none(tmp_path):
     found = json.loads((tmp_path / "out" / "results" / "probe.json").read_text())
     assert {results.split_name(name)[1] for name in found["values"]} == {4, 16}
     assert "error: --dims=x: give whole numbers" in command.finish(command.start(*arguments, "--dims=x"), expect=1)
+
+
+def test_indexes_tell_what_exact_search_finds_and_what_they_miss(tmp_path):
+    bare(tmp_path, rows=400)
+    pair = feature_pairs.pair(
+        *(open_features(tmp_path / f"{n}.npy", tmp_path / f"{n}_labels.npy") for n in ("train", "test"))
+    )
+    about = Subject(pair, (4, 16), 0, "ridge", None, None, tmp_path / "out")
+    exact = KINDS["retrieval"](about, ks=(5,), shortlist=5).values
+    found = KINDS["indexes"](about, kinds=("flat", "ivf", "binary"), efforts=(1, 16), ks=(5,))
+    costs, values = found.details, found.values
+    for dim in (4, 16):
+        assert values[f"ann_recall@5_flat@{dim}"] == 1
+        assert values[f"map@5_flat@{dim}"] == pytest.approx(exact[f"map@5@{dim}"])
+        assert values[f"ann_recall@5_ivf:1@{dim}"] < values[f"ann_recall@5_ivf:16@{dim}"] <= 1
+        assert costs["operations"][f"flat@{dim}"] == 400 * dim > costs["operations"][f"ivf:1@{dim}"]
+        assert costs["bytes"][f"flat@{dim}"] == pytest.approx(400 * 4 * dim, abs=100)
+    assert values["ann_recall@5_binary@4"] < values["ann_recall@5_binary@16"] < 1
+    assert len(costs["ms_per_query"]) == len(found.text) - 1 == 8
+    for options, message in (
+        ({"kinds": ("flat",), "efforts": (4,)}, "none of --kinds=flat has any"),
+        ({"kinds": ("hsnw",)}, "--kinds='hsnw' is not one of"),
+        ({"kinds": ("pq",)}, "--kinds=pq fits none of the dims"),
+        ({"ks": (5, 10)}, "give one number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            KINDS["indexes"](about, **options)

@@ -29,6 +29,7 @@ KNN = Column("MRL", "top-1 %", TOP1, Ours("mrl", "knn", dims("top1")))
 STUDIES = {
     "adaptive": {"splits": 2},
     "fewshot": {"ways": 0, "trials": 2},
+    "indexes": {"efforts": (16,), "ks": (20,)},
     "longtail": {"imbalance": 100.0, "groups": (20, 60), "classifiers": ("nearest_mean",)},
     "oracle": {},
     "retrieval": {"shortlists": (200, 400)},
@@ -87,7 +88,7 @@ def studied(tmp_path_factory):
     (path / "groups.json").write_text(json.dumps({str(c): "abc"[c % 3] for c in range(6)}))
     found = {}
     for kind, options in STUDIES.items():
-        pair = wide if kind == "retrieval" else narrow
+        pair = wide if kind in ("retrieval", "indexes") else narrow
         own = options | ({"hierarchy": str(path / "groups.json")} if "hierarchy" in options else {})
         finding = KINDS[kind](Subject(pair, pair.nesting.dims, 0, "ridge", None, None, path), **own)
         found[kind] = {"values": finding.values, "details": json.loads(json.dumps(finding.details))}

@@ -1,0 +1,115 @@
+"""What an index costs and what it finds: time to build and to search, bytes, and recall of exact search."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mrl_jax import indexes
+from mrl_jax.choices import choose
+from mrl_jax.evals import retrieval
+from mrl_jax.evals.gallery import Gallery
+from mrl_jax.evals.retrieval_study import counts
+
+PASSES = 3  # over the queries; the median is told
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One index of one dim, searched with one effort.
+
+    Attributes:
+      name: the kind, and the effort where the kind has one.
+      dim: of the prefixes that it holds.
+      scores: `ann_recall`, the share of exact search's neighbours at that dim, and what `retrieval.metrics` gives;
+        fractions.
+      build_seconds: to train and to fill it.
+      ms_per_query: all queries at once, by as many threads as faiss takes.
+      bytes: that it takes in a file.
+      operations: features compared for one query, on average.
+    """
+
+    name: str
+    dim: int
+    scores: dict[str, float]
+    build_seconds: float
+    ms_per_query: float
+    bytes: int
+    operations: float
+
+
+def run(
+    gallery: Gallery,
+    labels_N: np.ndarray,
+    queries_QxD: np.ndarray,
+    labels_Q: np.ndarray,
+    dims: Sequence[int],
+    kinds: Sequence[str],
+    efforts: Sequence[int],
+    k: int,
+    seed: int = 0,
+) -> Iterator[Measured]:
+    """Every kind at every dim at every effort; a kind that cannot hold a prefix is left out there.
+
+    Args:
+      gallery: of N rows.
+      labels_N: of its rows.
+      queries_QxD: of the same features.
+      labels_Q: of the queries.
+      dims: of prefixes.
+      kinds: of `indexes.KINDS`.
+      efforts: of those that have one; empty for all that are worth trying with each.
+      k: neighbours asked for, at most N.
+      seed: of what an index draws.
+    """
+    relevant_Q = counts(labels_N, labels_Q)
+    for dim in dims:
+        queries_QxM, truth_QxK = indexes.unit(queries_QxD, dim), None
+        for kind in dict.fromkeys(("flat", *kinds)):  # what is exact comes first: recall is of it
+            if indexes.refusal(kind, len(gallery.rows), dim):
+                continue
+            began = time.perf_counter()
+            index = indexes.build(kind, gallery.rows, dim, seed=seed)
+            costs = {"build_seconds": time.perf_counter() - began, "bytes": indexes.size(index)}
+            own = indexes.KINDS[kind]
+            for effort in (efforts or own.efforts) if own.effort else own.efforts:
+                index.set_effort(effort)
+                rows_QxK, ms = _search(index, queries_QxM, k)
+                truth_QxK = rows_QxK if truth_QxK is None else truth_QxK
+                if kind in kinds:
+                    found = retrieval.metrics(np.where(rows_QxK >= 0, labels_N[rows_QxK], -1), labels_Q, k, relevant_Q)
+                    scores = {"ann_recall": recall(rows_QxK, truth_QxK), **found}
+                    costs |= {"ms_per_query": ms, "operations": dim * index.operations(queries_QxM, k)}
+                    yield Measured(f"{kind}:{effort}" if own.effort else kind, dim, scores, **costs)
+
+
+def check(kinds: Sequence[str], efforts: Sequence[int], rows: int, dims: Sequence[int]) -> None:
+    """Raises ValueError for an unknown kind, one that can hold none of the prefixes, or efforts that nothing takes."""
+    for kind in kinds:
+        choose("--kinds", kind, indexes.KINDS)
+        reasons = [indexes.refusal(kind, rows, dim) for dim in dims]
+        if all(reasons):
+            raise ValueError(f"--kinds={kind} fits none of the dims {tuple(dims)}: {reasons[-1]}")
+    if efforts and not any(indexes.KINDS[kind].effort for kind in kinds):
+        raise ValueError(
+            f"--efforts={','.join(map(str, efforts))}: none of --kinds={','.join(kinds)} has any; leave it out"
+        )
+    if any(effort < 1 for effort in efforts):
+        raise ValueError(f"--efforts={','.join(map(str, efforts))} must be at least 1")
+
+
+def recall(rows_QxK: np.ndarray, truth_QxK: np.ndarray) -> float:
+    """The share of the true neighbours that are among those found; rows of -1 are none."""
+    hits = [np.isin(true, found).mean() for found, true in zip(rows_QxK, truth_QxK)]
+    return float(np.mean(hits))
+
+
+def _search(index: indexes.Index, queries_QxM: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """The rows (Q, k) found, and the milliseconds a query."""
+    times = []
+    for _ in range(PASSES):
+        began = time.perf_counter()
+        rows_QxK = index.search(queries_QxM, k)[1]
+        times.append(time.perf_counter() - began)
+    return rows_QxK, 1e3 * float(np.median(times)) / len(queries_QxM)
