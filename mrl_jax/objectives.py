@@ -160,7 +160,7 @@ def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
 def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> Objective:
     """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
 
-    Rows with the same `caption`, or the same `picture` where the batch has it, are no negatives of each other where
+    Rows with the same `caption` (second text) or the same `picture` (first) are no negatives of each other where
     duplicates is "masked"; "negatives": they are.
     Where the model gives `pair/negatives` (B, K, D), they are hard negatives of their own row, those with its caption
     left out in the same way.

@@ -21,7 +21,7 @@ class Features(NamedTuple):
     pair_NxD: np.ndarray | None = None  # float32; of what belongs to each: its caption, the second text
     caption_N: np.ndarray | None = None  # int32; equal where what belongs to them is equal
     score_N: np.ndarray | None = None  # float32; how alike the two are, NaN where that is not known
-    picture_N: np.ndarray | None = None  # int32; equal where the images of pairs are equal
+    picture_N: np.ndarray | None = None  # int32; equal where the images, or first texts, of pairs are equal
 
 
 class FeatureStore:

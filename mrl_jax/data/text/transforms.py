@@ -84,7 +84,8 @@ class Captioned:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two texts that belong together: `tokens` and `tokens_2`, (T,) each, and `caption`, equal for equal second ones.
+    """Two texts that belong together: `tokens` and `tokens_2`, (T,) each, and as those of `Captioned`, `picture` and
+    `caption`, which are equal for equal first and for equal second ones.
 
     `score` is how alike they are, float32; NaN where the data do not say. With `negatives` K: the first K hard
     negatives of the record as `negatives` (K, T), and `negative_captions` (K,), which compare with `caption`.
@@ -97,7 +98,7 @@ class Pair:
     @property
     def fields(self) -> tuple[str, ...]:
         """The arrays that go into the batch."""
-        own = ("tokens", "tokens_2", "caption", "score")
+        own = ("tokens", "tokens_2", "caption", "picture", "score")
         return (*own, "negatives", "negative_captions") if self.negatives else own
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -113,7 +114,8 @@ class Pair:
         tokens, other = (fill(record[name], self.context, self.vocabulary) for name in ("tokens", "tokens_2"))
         # Records hold whole numbers: thousandths.
         score = np.float32(record["score"] / 1000 if "score" in record else np.nan)
-        found = {"tokens": tokens, "tokens_2": other, "caption": identity(other), "score": score}
+        found = {"tokens": tokens, "tokens_2": other, "score": score}
+        found |= {"caption": identity(other), "picture": identity(tokens)}
         return found | self._negatives(record) | {"label": record["label"]}
 
     def _negatives(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
