@@ -11,7 +11,8 @@ class Setting:
     Attributes:
       text: in words.
       dataset: trained on, as `config.data.name` spells it; where ours has another name there are no differences.
-      model: fields of `config.model` that must be the same for a difference to mean something.
+      model: fields of `config.model`, those of a tower as text/variant, that must be the same for a difference to mean
+        something.
       test: evaluated on, likewise; "" for `dataset`.
       views: of each test image, whose logits were added: 2 where its mirror image was one.
       details: what the details of a result must say, by name, for a difference to mean something.
@@ -61,12 +62,13 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One method by one metric."""
+    """One method by one metric; `setting` is that of its published numbers where it is not the table's."""
 
     name: str
     unit: str
     published: Published | None
     ours: Ours | None
+    setting: Setting | None = None
 
 
 @dataclasses.dataclass(frozen=True)

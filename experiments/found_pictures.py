@@ -15,7 +15,7 @@ TILE, MARGIN = 70, 150  # pixels
 
 def search(store: FeatureStore, texts: Sequence[str], dims: tuple[int, ...], count: int) -> np.ndarray:
     """The rows of the test split nearest to each text at each dim: (texts, dims, count)."""
-    queries = store.embed({"tokens": store.tokenize(list(texts))})
+    queries = store.embed({"tokens": store.tokenize(list(texts))[0]})
     _, rows_GxQxS = exact.search(queries, store("test").z_NxD, dims, count)
     return np.swapaxes(rows_GxQxS, 0, 1)
 

@@ -27,7 +27,8 @@ class Run:
         c = self.config
         return {
             "workdir": self.path,
-            "model": {name: c["model"][name] for name in ("name", "variant")},
+            # Of two towers the variants of both, in words.
+            "model": dict(zip(("name", "variant"), configs.name_of(c["model"]).split(" ", 1))),
             "dataset": c["data"]["name"],
             "head": c["head"],
             "dims": c["nesting"]["dims"],
@@ -141,8 +142,8 @@ def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     reasons, evaluator = [], seen(run, evaluator, setting.views)
     model, data = run.config["model"], run.config["data"]
     for field, wanted in setting.model.items():
-        if field not in model or model[field] != wanted:
-            reasons.append(f"model.{field} is {model.get(field)!r}, not {wanted!r}")
+        if (found := _at(model, field)) != wanted:
+            reasons.append(f"model.{field.replace('/', '.')} is {found!r}, not {wanted!r}")
     if data["name"] != setting.dataset:
         reasons.append(f"the data are {data['name']!r}, not {setting.dataset!r}")
     test, wanted = tested_on(run, evaluator), setting.test or setting.dataset

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import measured, published
-from experiments.entry import Column, Table
+from experiments.entry import Column, Setting, Table
 from experiments.measured import Run, Value
 from experiments.published import Number
 
@@ -41,9 +41,10 @@ def fill(table: Table, runs: Sequence[Run]) -> list[Filled]:
     """
     found = []
     for column in table.columns:
-        ours = measured.column(runs, column.ours, table.setting.views)
+        setting = column.setting or table.setting
+        ours = measured.column(runs, column.ours, setting.views)
         own = {run.path: run for value in ours.values() for run in value.runs}.values()
-        reasons = {reason for run in own for reason in measured.differs(run, column.ours.evaluator, table.setting)}
+        reasons = {reason for run in own for reason in measured.differs(run, column.ours.evaluator, setting)}
         found.append(Filled(column, published.column(column.published), ours, tuple(sorted(reasons))))
     return [filled for filled in found if filled.published or filled.ours]
 
@@ -78,23 +79,27 @@ def record(name: str, table: Table, filled: Sequence[Filled]) -> dict[str, Any]:
         {
             "method": each.column.name,
             "unit": each.column.unit,
+            "setting": _paper(each.column.setting or table.setting),
             "comparable": bool(each.ours) and not each.reasons,
             "why_not": list(each.reasons),
             "rows": [_row(each, row) for row in each.rows],
         }
         for each in filled
     ]
-    paper = {"text": table.setting.text, "dataset": table.setting.dataset, "model": dict(table.setting.model)}
-    paper |= {"views": table.setting.views}
     return {
         "table": name,
         "title": table.title,
         "row": table.row,
-        "published": paper,
+        "published": _paper(table.setting),
         "ours": [run.describe() for run in _runs(filled)],
         "note": table.note,
         "columns": columns,
     }
+
+
+def _paper(setting: Setting) -> dict[str, Any]:
+    paper = {"text": setting.text, "dataset": setting.dataset, "model": dict(setting.model)}
+    return paper | {"views": setting.views}
 
 
 def _row(each: Filled, row: str) -> dict[str, Any]:
@@ -116,8 +121,11 @@ def _runs(filled: Sequence[Filled]) -> list[Run]:
 
 
 def _header(table: Table, filled: Sequence[Filled]) -> list[str]:
-    model = " ".join(str(value) for value in table.setting.model.values() if not isinstance(value, bool))
-    lines = [f"published: {table.setting.text} [model {model}, data {table.setting.dataset}]"]
+    lines = []
+    for setting in (table.setting, *(each.column.setting for each in filled if each.column.setting)):
+        model = " ".join(str(value) for value in setting.model.values() if not isinstance(value, bool))
+        lines.append(f"published: {setting.text} [model {model}, data {setting.dataset}]")
+    lines = list(dict.fromkeys(lines))
     by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in _runs(filled):
         d = run.describe()

@@ -22,8 +22,18 @@ def _finetuned(config: Config) -> bool:
 
 
 def full_dim(config: Config) -> int:
-    """The features that the run's backbone has, of which FF-k uses the first k."""
-    return models.embed_dim(config["model"])
+    """The features that the run's backbone, or its image tower, has, of which FF-k uses the first k."""
+    return models.embed_dim(config["model"].get("image", config["model"]))
+
+
+def _full(config: Config) -> bool:
+    """Whether the only dim is the full one."""
+    return _plain(config, "ff") and _first(config) == full_dim(config)
+
+
+def _pairs(config: Config) -> bool:
+    """Whether the model is of images and texts."""
+    return config["model"]["name"] == "dual_encoder"
 
 
 def _halving(config: Config) -> bool:
@@ -71,7 +81,9 @@ RUNS: dict[str, Callable[[Config], bool]] = {
     "mrl_e": lambda c: _plain(c, "mrl_e"),
     "slimmable": lambda c: _several(c) and c["model"]["embedding"] == "scaled" and c["head"] == "mrl_e",
     "ff": lambda c: _plain(c, "ff"),
-    "ff_full": lambda c: _plain(c, "ff") and _first(c) == full_dim(c),
+    "ff_full": lambda c: c["model"]["name"] in models.BACKBONES and _full(c),
+    "pairs": lambda c: _pairs(c) and _plain(c, "none"),
+    "pairs_ff_full": lambda c: _pairs(c) and _full(c),
     "equal": lambda c: _plain(c, "mrl") and _halving(c) and len(set(_weights(c))) == 1 and _first(c) >= 8,
     "8boost": _boosted(2.0),
     "8+16boost": _boosted(2.0, 1.5),

@@ -13,6 +13,7 @@ SYNTHETIC = "synthetic:size=64,channels=3,classes=8,examples=64"
 ABLATIONS = ("8boost", "8+16boost", "uniform", "smallest=4", "smallest=6")
 TUNED = ("fc", "conv3", "conv2", "block")
 JFT = ("jft_mrl", "jft_mrl_e", "jft_ff")
+ALIGN = ("align_mrl", "align_ff")
 BERT = ("bert_mrl_e", "bert_ff")
 
 
@@ -61,6 +62,7 @@ _PAPER = {
     "hierarchy": "wordnet",
     "tail": "--groups=20,100 --imbalance=100",
     "vit_dims": "12,16,24,32,48,64,96,128,192,256,384,512,768",
+    "pairs_dims": "12,16,24,32,48,64,96,128,192,256,384,512,768",
 }
 _DEBUG = _PAPER | {
     "test": SYNTHETIC,
@@ -78,6 +80,7 @@ _DEBUG = _PAPER | {
     "hierarchy": "experiments/reference/debug_superclasses.json",
     "tail": "--groups=2,5 --imbalance=4",
     "vit_dims": "12,16,24,32,48,64,96,128,192",
+    "pairs_dims": "4,8,12,16,24,32",
 }
 _OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
 _OWN |= dict.fromkeys(("large", "large_train", "large_test", "only_flips")) | {"flips": ""}
@@ -86,7 +89,7 @@ _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "
 _ICONS |= {"tail": "--groups=5,10 --imbalance=10", "hierarchy": None, "shortlists": "100,200,400,800"}
 _ICONS |= {"index_ks": "--ks=1000"}
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
-_SMALL = JFT + BERT + TUNED[1:]
+_SMALL = JFT + ALIGN + BERT + TUNED[1:]
 SCALES = {
     # A ResNet-50 has 64 channels at first: its share of 8 in 2048 is none of them.
     "paper": Scale(_R50, Nesting.halving(2048, 8).dims, True, _PAPER, left_out=("slimmable",)),
@@ -102,7 +105,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
 
     Args:
       run: "mrl", "mrl_e", "slimmable", "ff" (one for every dim but the full one), "ff_full", an ablation, what is
-        fine-tuned, a run on JFT, or of BERT: "bert_mrl_e", "bert_ff" (one for every dim).
+        fine-tuned, a run on JFT or on ALIGN's pairs, or of BERT: "bert_mrl_e", "bert_ff" (one for every dim).
       scale: one of SCALES.
       words: as `words` gives them.
       seed: of the runs.
@@ -110,7 +113,7 @@ def commands(run: str, scale: Scale, words: Mapping[str, str], seed: int = 0) ->
     Raises:
       ValueError: for another name.
     """
-    choose("run", run, ("mrl", "mrl_e", "slimmable", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT, *BERT))
+    choose("run", run, ("mrl", "mrl_e", "slimmable", "ff", "ff_full", *ABLATIONS, *TUNED, *JFT, *ALIGN, *BERT))
     if run in scale.left_out:
         return []
     if run == "ff":  # ff_full is the last of them, under a name of its own
@@ -141,6 +144,9 @@ def _config(run: str, scale: Scale, words: Mapping[str, str]) -> tuple[str, str,
         mode = run.removeprefix("jft_")
         full = 192 if "debug" in scale.suffix else 768  # the smallest ViT stands in
         return "configs/jft_vit_b16.py", f"ff={full}" if mode == "ff" else mode, ()
+    if run in ALIGN:
+        full = 32 if "debug" in scale.suffix else 768
+        return "configs/align_b16_bert.py", "mrl" if run == "align_mrl" else f"ff={full}", ()
     if run == "bert_mrl_e":
         return "configs/bert_mlm.py", "mrl_e", ()
     if scale.own_configs:

@@ -1,7 +1,7 @@
 """The input side of a config: its data, what becomes of a record by the kind of data, and the shapes of a batch."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -101,25 +101,20 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in NOT_INPUTS}
 
 
-def tokenize(config: ml_collections.ConfigDict, source: sources.Source) -> Callable[[list[str]], np.ndarray]:
-    """Texts to token ids (N, T), int32, as those of a source; it needs the library `tokenizers` when it is called."""
+def tokenize(
+    config: ml_collections.ConfigDict, source: sources.Source
+) -> Callable[[list[str]], tuple[np.ndarray, int]]:
+    """Texts to token ids (N, T), int32, as those of a source, and how many were cut for that; it needs the library
+    `tokenizers` when it is called.
+    """
 
-    def to_ids(texts: list[str]) -> np.ndarray:
-        return np.array(_tokenizer(source).batch(texts, _context(config, source)), np.int32)
+    def to_ids(texts: list[str]) -> tuple[np.ndarray, int]:
+        if source.vocabulary is None or not source.vocabulary.path.is_file():
+            raise ValueError(f"dataset {source.name!r} has no tokenizer: texts cannot be made into its token ids")
+        rows, cut = Tokenizer(source.vocabulary.path).batch(texts, _context(config, source))
+        return np.array(rows, np.int32), cut
 
     return to_ids
-
-
-def count_cut(config: ml_collections.ConfigDict, source: sources.Source, texts: Iterable[str]) -> int:
-    """How many of the texts `tokenize` cuts."""
-    own, context = _tokenizer(source), _context(config, source)
-    return sum(own.encode(text, context)[1] for text in texts)
-
-
-def _tokenizer(source):
-    if source.vocabulary is None or not source.vocabulary.path.is_file():
-        raise ValueError(f"dataset {source.name!r} has no tokenizer: texts cannot be made into its token ids")
-    return Tokenizer(source.vocabulary.path)
 
 
 def tokenizer_of(source: sources.Source) -> str | None:

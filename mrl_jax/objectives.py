@@ -49,8 +49,6 @@ def binary(nesting: Nesting, *, chunk: int = 0) -> Objective:
     """
 
     def objective(z, out, batch):
-        if "head/kernel" not in out:
-            raise ValueError("loss.name='binary' needs one kernel for every dim: set head='mrl_e' or head='ff'")
         kernel, bias = _as(z.dtype, out["head/kernel"]), out["head/bias"]
         target = multi_hot(batch["label"], bias.shape[0])
         if "mix" in batch:
@@ -160,7 +158,7 @@ def masked_lm(nesting: Nesting, *, chunk: int = 0) -> Objective:
 def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> Objective:
     """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
 
-    Rows with the same `caption`, or the same `picture` where the batch has it, are no negatives of each other where
+    Rows with the same `caption` (second text) or the same `picture` (first) are no negatives of each other where
     duplicates is "masked"; "negatives": they are.
     Where the model gives `pair/negatives` (B, K, D), they are hard negatives of their own row, those with its caption
     left out in the same way.
@@ -189,8 +187,6 @@ def regression(nesting: Nesting) -> Objective:
 
     def objective(z, out, batch):
         del batch
-        if "teacher/z" not in out:
-            raise ValueError("loss.name='regression' needs a model with a teacher: set model.name='taught'")
         return losses.nested_regression(z, out["teacher/z"], nesting)
 
     return objective

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, inputs, parts, report, results, trained
+from mrl_jax import commands, parts, report, results, trained
 from mrl_jax.choices import whole_numbers
 from mrl_jax.data import sources
 from mrl_jax.evals import zero_shot as evaluator
@@ -63,8 +63,7 @@ def prompts(
     run = trained.assemble(path, step, config)
     with jax.set_mesh(run.mesh):
         store = parts.feature_store(run, parts.make_embed(run), trained.variables(path, step, run))
-        cut = inputs.count_cut(config, run.train_source, evaluator.prompts_of(names, templates))
-        return evaluator.embed_names(store, names, templates), cut
+        return evaluator.embed_names(store, names, templates)
 
 
 def main(argv: list[str]) -> None:

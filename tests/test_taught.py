@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import objectives, parts, sharding, start, train, trees
+from mrl_jax import parts, sharding, start, train, trees
 from mrl_jax.losses import nested_regression
 from mrl_jax.nesting import Nesting
 
@@ -96,9 +96,3 @@ def test_the_student_learns_and_its_teacher_stays_as_it_was_trained(trained, tmp
 def test_what_does_not_fit_is_named(trained, change, message):
     with pytest.raises(ValueError, match=message):
         parts.assemble(taught(trained, **change))
-
-
-def test_regression_without_a_teacher_is_refused():
-    objective = objectives.regression(NESTING)
-    with pytest.raises(ValueError, match=r"needs a model with a teacher: set model\.name"):
-        objective(jnp.ones((2, 8)), {}, {})

@@ -3,13 +3,19 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import parts, results, sharding, train, trees
+from mrl_jax import objectives, parts, results, sharding, train, trees
+from mrl_jax.data import sources
+from mrl_jax.data.text.transforms import Pair
+from mrl_jax.evals.features import FeatureStore
+from mrl_jax.evals.pair_retrieval import PairRetrieval
 from mrl_jax.losses import nested_contrastive
+from mrl_jax.nesting import Nesting
 
 DATA = "synthetic:size=8,channels=1,classes=20,examples=48,context=8,vocabulary=40"
 
@@ -38,6 +44,34 @@ def test_sentence_embeddings_are_trained_and_searched(tmp_path):
     assert not any(name.startswith("spearman") for name in values), "the data have no scores"
 
 
+def test_a_text_of_several_others_is_no_rival_of_itself_and_all_of_them_are_right():
+    transform = Pair(sources.load(DATA, "train", data_dir="").vocabulary, 8)
+    a, b, c, w, x, y = ([i] for i in range(5, 11))
+    rows = [(a, x), (a, y), (b, w), (c, w)]
+    found = [transform.begin({"tokens": first, "tokens_2": second, "label": 0}) for first, second in rows]
+    batch = {name: np.stack([record[name] for record in found]) for name in transform.fields}
+
+    z, pair = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
+    out = {"pair/z": pair, "pair/scale": jnp.float32(2), "pair/bias": jnp.float32(0)}
+    for name in ("contrastive", "sigmoid"):
+        loss = objectives.OBJECTIVES[name](Nesting((2, 8)))
+        same = loss(z, out, {"caption": np.array([0, 0, 1, 1])})
+        np.testing.assert_allclose(loss(z, out, batch).per_dim, same.per_dim, rtol=1e-6)
+
+    place = np.eye(8, dtype=np.float32)[[0, 0, 1, 1]]  # of perfect embeddings
+    rows = batch | {"z": place, "label": np.zeros(4), "mask": np.ones(4, bool)}
+    store = FeatureStore(
+        lambda variables, batch: (batch["z"], {"pair/z": batch["z"]}),
+        None,
+        lambda split: iter([rows]),
+        lambda batch: batch,
+        None,
+        Nesting((2, 8)),
+    )
+    values = dict(PairRetrieval(dims=(8,)).run(store))
+    assert {name: value for name, value in values.items() if value != 1} == {}
+
+
 def update(run):
     """The parameters after an update, and what it measured."""
     with jax.set_mesh(run.mesh):
@@ -64,12 +98,13 @@ def test_negatives_reach_the_loss_of_their_row(one_device):
     np.testing.assert_allclose(out["pair/negatives"][:, 1], again, rtol=1e-4, atol=1e-5)
     hard = {"negatives_BxKxD": out["pair/negatives"], "negative_ids_BxK": batch["negative_captions"]}
     arguments = (z, out["pair/z"], out["pair/scale"], run.nesting)
-    expected = nested_contrastive(*arguments, ids_B=batch["caption"], **hard)
+    ids = jnp.stack([batch["caption"], batch["picture"]], axis=1)
+    expected = nested_contrastive(*arguments, ids_B=ids, **hard)
     np.testing.assert_allclose(measured["train/loss"], expected.total, rtol=1e-4)
     np.testing.assert_allclose(
         measured["train/ahead_of_negatives@8"], expected.known["ahead_of_negatives"][1].mean(), rtol=1e-5
     )
-    assert expected.total > nested_contrastive(*arguments, ids_B=batch["caption"]).total
+    assert expected.total > nested_contrastive(*arguments, ids_B=ids).total
 
 
 def test_microbatches_on_eight_devices_give_the_update_of_one(one_device):

@@ -77,7 +77,7 @@ def test_images_of_another_set_are_told_by_the_names_of_its_classes(run):
     decode = inputs.of(whole.config, whole.train_source).evaluation
     images = np.stack([decode({**whole.train_source.records[0], **r}, None)["image"] for r in records])
     prompts = [t.format(source.label_names[c]) for c in range(4) for t in ("a {}", "{} tree")]
-    tokens = np.array(Tokenizer(whole.train_source.vocabulary.path).batch(prompts, 8), np.int32)
+    tokens = np.array(Tokenizer(whole.train_source.vocabulary.path).batch(prompts, 8)[0], np.int32)
     variables = step.variables_of(state)
     z = np.asarray(whole.model.apply(variables, {"image": images}, train=False)[0])
     t = np.asarray(whole.model.apply(variables, {"tokens": tokens}, train=False)[0]).reshape(4, 2, -1)
@@ -89,12 +89,15 @@ def test_images_of_another_set_are_told_by_the_names_of_its_classes(run):
         assert found["values"][f"top1@{dim}"] == pytest.approx((nearest == label).mean())
 
 
-def test_prompts_that_are_cut_are_counted_and_no_two_classes_become_one(run):
+def test_prompts_that_are_cut_are_counted_and_no_two_classes_become_one(run, monkeypatch):
     root, _, _ = run
+    seen, pieces = [], Tokenizer.pieces
+    monkeypatch.setattr(Tokenizer, "pieces", lambda self, text: seen.append(text) or pieces(self, text))
     config = trained.config_of(root / "run", 3)
     long = "red red red red red red {}"  # of 8 ids, [CLS] and [SEP] leave 6
     _, cut = zero_shot.prompts(root / "run", 3, config, ["red", "tree"], [long, "{}"])
     assert cut == 2
+    assert len(seen) == 4, "each is tokenized once"
     with pytest.raises(ValueError, match="the classes 'red' and 'tree' have the same 8 token ids"):
         zero_shot.prompts(root / "run", 3, config, ["red", "tree"], [long])
 

@@ -17,6 +17,12 @@ JFT = Setting(
     {"name": "vit", "variant": "B/16"},
     IMAGENET,
 )
+ALIGN = Setting(
+    "ViT-B/16 and BERT-Base on ALIGN's 1.8 billion pairs; 1-NN of the image tower, likewise",
+    "array_record:align",
+    {"name": "dual_encoder", "image/name": "vit", "image/variant": "B/16", "text/variant": "Base"},
+    IMAGENET,
+)
 NO_SLIM = (
     "Slim. Net: how the paper made widths of 8 in 2048 of 64 channels is not published; ours is a network whose width "
     "w has w times the channels and features, at the scales that have a channel left."

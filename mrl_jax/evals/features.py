@@ -21,7 +21,7 @@ class Features(NamedTuple):
     pair_NxD: np.ndarray | None = None  # float32; of what belongs to each: its caption, the second text
     caption_N: np.ndarray | None = None  # int32; equal where what belongs to them is equal
     score_N: np.ndarray | None = None  # float32; how alike the two are, NaN where that is not known
-    picture_N: np.ndarray | None = None  # int32; equal where the images of pairs are equal
+    picture_N: np.ndarray | None = None  # int32; equal where the images, or first texts, of pairs are equal
 
 
 class FeatureStore:
@@ -36,7 +36,7 @@ class FeatureStore:
         logits: Callable[..., jax.Array],
         nesting: Nesting,
         label_names: Callable[[str], tuple[str, ...] | None] = lambda split: None,
-        tokenize: Callable[[list[str]], np.ndarray] | None = None,
+        tokenize: Callable[[list[str]], tuple[np.ndarray, int]] | None = None,
     ):
         """Stores the functions; nothing runs before the first call.
 
@@ -48,7 +48,7 @@ class FeatureStore:
           logits: `(z, head, nesting, dim, mean) -> (B, C)` logits of any dim.
           nesting: the dims that were trained.
           label_names: of the classes of a split, where they have any.
-          tokenize: texts to token ids (N, T), for models of texts.
+          tokenize: texts to token ids (N, T) and how many of them were cut, for models of texts.
         """
         self._embed, self._variables, self._batches, self._to_devices = embed, variables, batches, to_devices
         self._features: dict[str, Features] = {}

@@ -1,7 +1,8 @@
 """Search of what belongs together: pictures by captions, captions by pictures, texts by texts, at every dim.
 
 Both sides are cut to the same dim and normalised. Right is what some row of the data pairs with the one asked for: all
-captions of its image, all images of its caption. What comes several times in the gallery stands in it once.
+captions of its image, all images of its caption, all second texts of its text. What comes several times in the gallery
+stands in it once.
 """
 
 from collections.abc import Callable, Iterator

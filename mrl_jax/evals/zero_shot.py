@@ -43,7 +43,7 @@ class ZeroShot:
         if names is None or found.label_N.ndim > 1:
             raise ValueError(f"zero_shot needs names of classes and one label an example: not split {self._split!r}")
         classes, label_N = np.unique(found.label_N, return_inverse=True)
-        z_CxPxD = embed_names(store, [names[c] for c in classes], self._templates)
+        z_CxPxD, _ = embed_names(store, [names[c] for c in classes], self._templates)
         yield from accuracies(found.z_NxD, label_N, z_CxPxD, dims_of(store.nesting, self._dims))
 
 
@@ -53,13 +53,13 @@ def check_templates(field: str, templates: Sequence[str]) -> None:
         raise ValueError(f"{field}={tuple(templates)!r}: each needs one {{}} for the name of the class")
 
 
-def embed_names(store: FeatureStore, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """The embeddings (C, P, D) of the P prompts of each of C names.
+def embed_names(store: FeatureStore, names: Sequence[str], templates: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The embeddings (C, P, D) of the P prompts of each of C names, and how many prompts were cut.
 
     Raises:
       ValueError: for two names whose prompts have the same token ids.
     """
-    tokens = store.tokenize(prompts_of(names, templates))
+    tokens, cut = store.tokenize([template.format(name) for name in names for template in templates])
     seen: dict[bytes, str] = {}
     for name, ids_PxT in zip(names, tokens.reshape(len(names), len(templates), -1)):
         other = seen.setdefault(ids_PxT.tobytes(), name)
@@ -70,12 +70,7 @@ def embed_names(store: FeatureStore, names: Sequence[str], templates: Sequence[s
             )
     filled = np.concatenate([tokens, np.repeat(tokens[-1:], -len(tokens) % BATCH, axis=0)])
     parts = [store.embed({"tokens": filled[i : i + BATCH]}) for i in range(0, len(filled), BATCH)]
-    return np.concatenate(parts)[: len(tokens)].reshape(len(names), len(templates), -1)
-
-
-def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """The prompts of all names, those of the first name first."""
-    return [template.format(name) for name in names for template in templates]
+    return np.concatenate(parts)[: len(tokens)].reshape(len(names), len(templates), -1), cut
 
 
 def accuracies(

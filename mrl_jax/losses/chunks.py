@@ -25,14 +25,19 @@ class Tile(NamedTuple):
     size: int
     first: jax.Array | int
 
-    def cut(self, x: jax.Array, low: int = 0, high: int | None = None) -> jax.Array:
-        """The chunk of x (C,), or of rows low:high of x (rows, C)."""
+    def cut(self, x: jax.Array, low: int = 0, high: int | None = None, turned: bool = False) -> jax.Array:
+        """The chunk of x (C,), or of rows low:high of x (rows, C), which lies as (C, rows) where it is `turned`."""
         if x.ndim == 1:
             return lax.dynamic_slice(x, (self.start,), (self.size,))
-        return lax.dynamic_slice(x, (low, self.start), ((x.shape[0] if high is None else high) - low, self.size))
+        high = x.shape[int(turned)] if high is None else high
+        if turned:
+            return lax.dynamic_slice(x, (self.start, low), (self.size, high - low)).T
+        return lax.dynamic_slice(x, (low, self.start), (high - low, self.size))
 
-    def put(self, x: jax.Array, value: jax.Array, low: int = 0) -> jax.Array:
-        """`x` with the chunk (from row `low` on) replaced by `value`."""
+    def put(self, x: jax.Array, value: jax.Array, low: int = 0, turned: bool = False) -> jax.Array:
+        """`x` with the chunk (from row `low` on) replaced by `value`, (c,) or (rows, c)."""
+        if turned:
+            return lax.dynamic_update_slice(x, value.T.astype(x.dtype), (self.start, low))
         at = (self.start,) if x.ndim == 1 else (low, self.start)
         return lax.dynamic_update_slice(x, value.astype(x.dtype), at)
 

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.plan import Head, Plan, product, unwritten
@@ -36,10 +35,10 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             own = plan.criterion.residual(logits[g], level, targets, tile, scales[g])
             r = own if r is None or not plan.tied else r + own
             rounded = r.astype(head.kernels[i].dtype)
-            rows.append(product(rounded, _cut(plan, tile, head.kernels[i], low, high), (1, 1)))
+            rows.append(product(rounded, tile.cut(head.kernels[i], low, high, plan.turned), (1, 1)))
             columns.append(_summed(plan, z_blocks[g], z_turned[g], rounded))
             if plan.chunk < plan.width:
-                kernels[i] = _put(plan, tile, kernels[i], columns[-1], low)
+                kernels[i] = tile.put(kernels[i], columns[-1], low, plan.turned)
             if g == 0 or not plan.tied:
                 biases[i] = tile.put(biases[i], r.sum(axis=0))
         if plan.chunk == plan.width:
@@ -50,38 +49,21 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
     return plan.fold(step, (jnp.zeros(z.shape, jnp.float32), kept or unwritten(head)))
 
 
-def _cut(plan: Plan, tile: Tile, kernel: jax.Array, low: int, high: int) -> jax.Array:
-    """The chunk of a kernel's rows low:high, (high - low, c)."""
-    if plan.turned:
-        return lax.dynamic_slice(kernel, (tile.start, low), (tile.size, high - low)).T
-    return tile.cut(kernel, low, high)
-
-
 def _summed(plan: Plan, z: jax.Array, z_turned: jax.Array, r: jax.Array) -> jax.Array:
     """The gradient of the chunk of a kernel's rows, (high - low, c), from residuals r (B, c): laid out as it is put."""
     found = product(r, z, (0, 0)).T if plan.turned else product(z_turned, r, (1, 0))
     return found.astype(r.dtype)
 
 
-def _put(plan: Plan, tile: Tile, kernel: jax.Array, value: jax.Array, low: int) -> jax.Array:
-    """The kernel with the chunk, from row `low` on, replaced by `value` (rows, c)."""
-    if plan.turned:
-        return lax.dynamic_update_slice(kernel, value.T.astype(kernel.dtype), (tile.start, low))
-    return tile.put(kernel, value, low)
-
-
 def _keep(plan: Plan, tile: Tile, place: jax.Array, logits: jax.Array) -> jax.Array:
     """The place of the kernel's gradient with a chunk of logits (B, c) in it; turned: as c rows of B numbers."""
-    if plan.turned:
-        return lax.dynamic_update_slice(place, logits.reshape(tile.size, -1), (tile.start, 0))
-    return tile.put(place, logits)
+    return tile.put(place, logits.reshape(tile.size, -1).T if plan.turned else logits, turned=plan.turned)
 
 
 def _kept(plan: Plan, tile: Tile, place: jax.Array, rows: int) -> jax.Array:
     """What `_keep` put there, (B, c)."""
-    if plan.turned:
-        return lax.dynamic_slice(place, (tile.start, 0), (tile.size, rows)).reshape(rows, tile.size)
-    return tile.cut(place, 0, rows)
+    found = tile.cut(place, 0, rows, plan.turned)
+    return found.T.reshape(rows, tile.size) if plan.turned else found
 
 
 def _join(plan: Plan, rows: list[jax.Array]) -> jax.Array:
@@ -100,7 +82,7 @@ def _logits(plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile, upto:
     """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32."""
     logits = []
     for g, (i, low, high) in enumerate(plan.blocks[:upto]):
-        kernel, first = _cut(plan, tile, head.kernels[i], low, high), g == 0 or not plan.tied
+        kernel, first = tile.cut(head.kernels[i], low, high, plan.turned), g == 0 or not plan.tied
         if first:
             logits.append(_affine(z_blocks[g], kernel, tile.cut(head.biases[i])))
         else:

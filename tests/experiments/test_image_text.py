@@ -70,7 +70,7 @@ def test_texts_find_the_nearest_pictures_at_each_dim():
             self.z_NxD = np.eye(DIM, dtype=np.float32)
             self.pair_NxD = self.z_NxD + 0.1 * self.z_NxD[:1]
 
-        tokenize = staticmethod(lambda texts: [int(text) for text in texts])
+        tokenize = staticmethod(lambda texts: ([int(text) for text in texts], 0))
 
         def embed(self, batch):
             return self.pair_NxD[batch["tokens"]]

@@ -35,12 +35,13 @@ class Tokenizer:
         cut = pieces[: context - 2]
         return [self.vocabulary.cls, *cut, self.vocabulary.sep], len(cut) < len(pieces)
 
-    def batch(self, texts: Sequence[str], context: int) -> list[list[int]]:
-        """`encode` of several texts, filled up to `context`; warns of those that were cut."""
+    def batch(self, texts: Sequence[str], context: int) -> tuple[list[list[int]], int]:
+        """`encode` of several texts, filled up to `context`, and how many were cut for that, of which it warns."""
         found = [self.encode(text, context) for text in texts]
-        if cut := sum(was_cut for _, was_cut in found):
+        cut = sum(was_cut for _, was_cut in found)
+        if cut:
             logging.warning("%d of %d texts are cut to context=%d ids: shorten them", cut, len(texts), context)
-        return [row + [self.vocabulary.pad] * (context - len(row)) for row, _ in found]
+        return [row + [self.vocabulary.pad] * (context - len(row)) for row, _ in found], cut
 
 
 def train(texts: Iterable[str], out: pathlib.Path, *, kind: str, size: int, lowercase: bool) -> int:

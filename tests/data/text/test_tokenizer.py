@@ -28,7 +28,8 @@ def test_what_is_read_without_the_library_agrees_with_it(tmp_path, kind):
     assert words == (4 if kind == "wordpiece" else 3)  # the comma is a word of its own to BERT, unknown here
     encoded, cut = made.encode("red green blue", 4)
     assert (encoded[0], encoded[-1], len(encoded), cut) == (own.cls, own.sep, 4, True)
-    assert made.batch(["red"], 6)[0][-1] == own.pad
+    rows, cut = made.batch(["red", "red red red red red"], 6)
+    assert (rows[0][-1], rows[1][-1], cut) == (own.pad, own.sep, 1)
 
 
 def bpe(path, blank):
