@@ -66,7 +66,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
     if untrained:
         print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(pair.nesting.dims)}).")
     print(f"{len(pair.train.z)} training rows, {len(pair.test.z)} test rows, {subject.classes} classes.")
-    print(results.table({result: found.values}, pair.nesting, subject.step))
+    print(results.table({result: found.values}, pair.nesting, subject.step, found.measured))
     for line in found.text:
         print(line)
     figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
@@ -87,6 +87,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
         },
         figures=[figure.name for figure in figures],
         views=subject.views,
+        measured=found.measured,
     )
     written = [results.draw(subject.out / "plots", figure) for figure in figures]
     written += filter(None, [report.refresh(subject.out)])

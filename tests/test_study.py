@@ -87,14 +87,23 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert "<b>x</b>" not in page
 
 
-def test_results_under_another_name_leave_those_of_the_study(run, tmp_path):
+def test_results_under_another_name_leave_those_of_the_study(run, tmp_path, capsys):
     for name in (None, "retrieval_other"):
         study.study("retrieval", subject(run, tmp_path), dict(SMALL["retrieval"]), name)
     found = results.read(tmp_path)
     assert found["retrieval_other"]["values"] == found["retrieval"]["values"]
     assert found["retrieval_other"]["details"] == found["retrieval"]["details"]
+    times = found["retrieval"]["measured"]["values"]
+    assert times.keys() == {f"ms_per_query@{m}" for m in subject(run, tmp_path).dims}
+    assert all(ms > 0 for ms in times.values())
+    assert not any("ms" in name for name in found["retrieval"]["values"]), "what the clock says is no value"
+    shown = capsys.readouterr().out
+    assert f"{times['ms_per_query@4']:.4f}" in shown
+    assert "exact search of 40 rows for 5 neighbours of 40 queries at once" in shown
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"retrieval.png", "retrieval_other_retrieval.png"}
-    assert "More plots" not in report.write(tmp_path, None).read_text()
+    page = report.write(tmp_path, None).read_text()
+    assert "More plots" not in page
+    assert page.count("measured ms_per_query") == 2
     for name in ("knn", "oracle", "a/b", ""):
         with pytest.raises(ValueError, match="must be letters"):
             results.check_name(name, (*EVALUATORS, *KINDS))

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mrl_jax import results
 from mrl_jax.evals import retrieval, retrieval_study
-from mrl_jax.evals.gallery import of
+from mrl_jax.evals.gallery import Gallery, of
 from mrl_jax.studies.subject import Finding, Subject
 
 SHORTLIST_DIM, K = 16, 10  # of the table of shortlist lengths (appendix K), and the depth of all that re-ranks
@@ -53,7 +54,18 @@ def run(
         scored = retrieval.metrics(np.where(found >= 0, train.labels[found], -1), test.labels, ks[0], relevant)
         for metric in ("map", "map_paper", "top1"):
             details["shortlists"][f"{metric}@{ks[0]}/{start}-{dims[-1]}:{length}"] = scored[metric]
-    return Finding(values, details | {"shortlist": shortlist}, [], [_figure(values, details, dims, ks[0])])
+    details |= {"shortlist": shortlist}
+    return Finding(values, details, [], [_figure(values, details, dims, ks[0])], _timed(gallery, queries, dims, ks[0]))
+
+
+def _timed(gallery: Gallery, queries: np.ndarray, dims: Sequence[int], k: int) -> results.Measured:
+    times = dict(retrieval_study.milliseconds(gallery, queries, dims, k))
+    at_once = min(len(queries), retrieval_study.TIMED_QUERIES)
+    return results.Measured(
+        times,
+        f"{jax.devices()[0].device_kind}, exact search of {gallery.shape[0]} rows for {k} neighbours of {at_once} "
+        f"queries at once, medians of {retrieval_study.REPEATS}",
+    )
 
 
 def _figure(values: Mapping[str, float], details: Mapping[str, Any], dims: Sequence[int], k: int) -> results.Lines:
