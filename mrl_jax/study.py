@@ -18,7 +18,7 @@ from absl import flags
 
 from mrl_jax import commands, feature_pairs, features_dir, flips, report, results, trained
 from mrl_jax.choices import choose, whole_numbers
-from mrl_jax.evals import EVALUATORS, adaptive, fewshot
+from mrl_jax.evals import EVALUATORS, adaptive, fewshot, projections
 from mrl_jax.feature_pairs import Pair
 from mrl_jax.studies import KINDS, gradcam, longtail
 from mrl_jax.studies.subject import PROBES, Subject, subject_dims
@@ -34,6 +34,7 @@ _OPTIONS = {
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
+    "projection": (flags.DEFINE_string, f"retrieval: {', '.join(projections.NESTED)}, in place of the features."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
     "shortlist": (flags.DEFINE_integer, "retrieval, quantization: rows that are re-ranked."),
@@ -53,6 +54,7 @@ _CHOICES = {
     ("fewshot", "classifiers"): fewshot.METHODS,
     ("gradcam", "target"): gradcam.TARGETS,
     ("longtail", "classifiers"): longtail.CLASSIFIERS,
+    ("retrieval", "projection"): projections.NESTED,
 }
 
 
@@ -155,6 +157,12 @@ def open_pair(options: Any) -> tuple[Pair, int | None]:
     return pair, step
 
 
+def default_name(kind: str, own: dict[str, Any], mirror: bool) -> str | None:
+    """What results of a projection or of mirror images are called, so that they lie beside the others; None: KIND."""
+    name = flips.named("_".join([kind, *filter(None, [own.get("projection")])]), mirror)
+    return name if name != kind else None
+
+
 def main(argv: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
@@ -171,7 +179,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(options.workdir) if options.workdir else None
     out = pathlib.Path(options.out or options.workdir)
     about = Subject(pair, subject_dims(pair, dims), options.seed, options.probe, path, step, out)
-    study(argv[1], about, own, options.name or (flips.named(argv[1], True) if options.flips else None))
+    study(argv[1], about, own, options.name or default_name(argv[1], own, options.flips))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from test_embed import save_checkpoint
 from mrl_jax import config as configs
 from mrl_jax import feature_pairs, parts, report, results, study, trained
 from mrl_jax.data import sources
-from mrl_jax.evals import EVALUATORS, answers
+from mrl_jax.evals import EVALUATORS, answers, retrieval
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.features_dir import open_features
 from mrl_jax.models import heads
@@ -306,6 +306,44 @@ def test_retrieval_numbers_are_those_of_a_ranking_by_hand(run, tmp_path):
     full = own.dims[-1]
     assert found.details["adaptive"][f"mflops/{dim}-{full}"] == (len(train.z) * dim + 8 * full) / 1e6
     assert {key.partition(":")[2] for key in found.details["shortlists"]} == {"6", "12"}
+
+
+@pytest.mark.parametrize("name", ["svd", "pca", "random_features", "random_projection"])
+def test_retrieval_of_projected_features_is_that_of_maps_of_the_training_rows(run, tmp_path, name):
+    path, pair = run
+    noise = np.random.default_rng(1).normal(np.arange(32) / 8, 1.5, (40, 32))  # far from zero, so that centring tells
+    train, test = (x._replace(z=x.z + rows) for x, rows in ((pair.train, noise), (pair.test, noise[::-1])))
+    own = subject((path, pair._replace(train=train, test=test)), tmp_path, (4, 32))
+    mean = train.z.mean(axis=0, dtype=float) if name == "pca" else np.zeros(32)
+    rng = np.random.default_rng(own.seed)
+    matrix = {
+        "svd": lambda: np.linalg.svd(train.z.astype(float))[2].T,
+        "pca": lambda: np.linalg.svd(train.z - mean)[2].T,
+        "random_features": lambda: np.eye(32)[:, rng.permutation(32)],
+        "random_projection": lambda: rng.normal(size=(32, 32)),
+    }[name]()
+    found = KINDS["retrieval"](own, **SMALL["retrieval"], projection=name)
+    for dim in own.dims:
+        unit = [(x.z - mean) @ matrix[:, :dim] for x in (test, train)]
+        unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in unit]
+        labels = train.labels[np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :5]]
+        expected = retrieval.metrics(labels, test.labels, 5)["map_paper"]
+        assert found.values[f"map_paper@5@{dim}"] == pytest.approx(expected, abs=0.01)
+    plain = KINDS["retrieval"](own, **SMALL["retrieval"])
+    assert found.values != plain.values
+    assert (found.details["projection"], "projection" in plain.details) == (name, False)
+
+
+def test_what_results_are_called_by_default():
+    own = study.options_of("retrieval", {"projection": "pca"})
+    assert study.default_name("retrieval", own, False) == "retrieval_pca"
+    assert study.default_name("retrieval", own, True) == "retrieval_pca_flips"
+    assert study.default_name("oracle", {}, True) == "oracle_flips"
+    assert study.default_name("retrieval", {}, False) is None
+    with pytest.raises(ValueError, match=r"--projection='pac' is not one of .*did you mean 'pca'"):
+        study.options_of("retrieval", {"projection": "pac"})
+    with pytest.raises(ValueError, match="--projection='learned_apart' is not one of"):
+        study.options_of("retrieval", {"projection": "learned_apart"})
 
 
 def test_the_probe_command_takes_dims_and_says_what_is_none(tmp_path):

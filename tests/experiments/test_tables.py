@@ -34,7 +34,8 @@ STUDIES = {
     "retrieval": {"shortlists": (200, 400)},
     "superclass": {"hierarchy": "groups.json"},
 }
-NAMED = {"retrieval_4k": "retrieval", "fewshot_ten_ways": "fewshot"}  # the same studies of other features or options
+# The same studies of other features or options.
+NAMED = {"fewshot_ten_ways": "fewshot"} | dict.fromkeys(("retrieval_4k", "retrieval_svd", "retrieval_pca"), "retrieval")
 READ = [
     (name, place)
     for name, table in TABLES.items()
@@ -132,7 +133,7 @@ def test_texts_fill_the_columns_of_their_head(tmp_path):
 def test_which_columns_have_none_of_ours():
     without = {(name, column.name) for name, table in TABLES.items() for column in table.columns if not column.ours}
     align = {("table4", f"ALIGN{name}") for name in ("-MRL", "-MRL, between", " (random features)")}
-    assert without == align | {("table8", "SVD"), ("table8", "Slim. Net")}
+    assert without == align | {("table8", "Slim. Net")}
 
 
 @pytest.mark.parametrize("scale", training.SCALES)
