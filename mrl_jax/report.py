@@ -66,10 +66,10 @@ def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathl
     return unfinished.replace(path / "report.html")
 
 
-def refresh(workdir: os.PathLike | str) -> pathlib.Path | None:
-    """`write` with the config that the folder holds; None, and nothing written, where it is not a run's."""
+def refresh(workdir: os.PathLike | str) -> pathlib.Path:
+    """`write` with the config that the folder holds, if it is a run's."""
     config = pathlib.Path(workdir) / "config.json"
-    return write(workdir, json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+    return write(workdir, json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None)
 
 
 def _config(path: pathlib.Path, config: Mapping[str, Any]) -> str:

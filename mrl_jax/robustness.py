@@ -221,9 +221,8 @@ def report(
     )
     heads_only = {k: v for k, v in shown.items() if "knn" not in k and "error" not in k}
     results.plot(subject.path / "plots" / f"{name}.png", {name: heads_only}, subject.nesting)
-    page = pages.refresh(subject.path)
     print(
-        f"Wrote {subject.path}/results/{name}.json, {subject.path}/plots/{name}.png" + (f" and {page}" if page else "")
+        f"Wrote {subject.path}/results/{name}.json, {subject.path}/plots/{name}.png and {pages.refresh(subject.path)}"
     )
 
 

@@ -92,7 +92,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
         measured=found.measured,
     )
     written = [results.draw(subject.out / "plots", figure) for figure in figures]
-    written += filter(None, [report.refresh(subject.out)])
+    written.append(report.refresh(subject.out))
     print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{result}.json', *written]))}")
 
 

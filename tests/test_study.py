@@ -73,6 +73,7 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert "~     12" in shown
     assert "Not trained, evaluated all the same" in shown
     assert f"results/{kind}.json" in shown
+    assert f'<h2 id="{kind}">' in (tmp_path / "report.html").read_text(), "without a config beside it"
     assert found["step"] == 3
     assert 12 in found["untrained_dims"]
     assert all(np.isfinite(v) for v in found["values"].values())
@@ -352,5 +353,6 @@ def test_the_probe_command_takes_dims_and_says_what_is_none(tmp_path):
     arguments = ("mrl_jax.probe", *sides, f"--out={tmp_path}/out", "--methods=knn")
     command.finish(command.start(*arguments, "--dims=4,16"))
     found = json.loads((tmp_path / "out" / "results" / "probe.json").read_text())
+    assert '<h2 id="probe">' in (tmp_path / "out" / "report.html").read_text()
     assert {results.split_name(name)[1] for name in found["values"]} == {4, 16}
     assert "error: --dims=x: give whole numbers" in command.finish(command.start(*arguments, "--dims=x"), expect=1)
