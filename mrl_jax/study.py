@@ -31,6 +31,7 @@ _OPTIONS = {
     "hierarchy": (flags.DEFINE_string, "superclass: a JSON or CSV file from class to superclass, or 'wordnet'."),
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
     "ks": (flags.DEFINE_list, "retrieval, quantization: depths of the metrics; retrieval re-ranks at the first."),
+    "label_names": (flags.DEFINE_string, "superclass: a file of class names, one a line or a JSON list."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
@@ -48,7 +49,7 @@ _OPTIONS = {
     "ways": (flags.DEFINE_integer, "fewshot: classes of a trial; 0 for all."),
 }
 _NUMBERS = ("groups", "ks", "rows", "shortlists", "shots")
-_FILES = ("hierarchy", "policy")
+_FILES = ("hierarchy", "label_names", "policy")
 _CHOICES = {
     ("adaptive", "confidence"): adaptive.CONFIDENCES,
     ("fewshot", "classifiers"): fewshot.METHODS,
@@ -115,7 +116,7 @@ def options_of(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         for word in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
             if (kind, name) in _CHOICES:
                 choose(f"--{name}", word, _CHOICES[kind, name])
-        if name in _FILES and value != "wordnet" and not pathlib.Path(value).is_file():
+        if name in _FILES and (name, value) != ("hierarchy", "wordnet") and not pathlib.Path(value).is_file():
             raise FileNotFoundError(f"--{name}={value} does not exist: name a file")
     found = dict(given)
     for name in set(_NUMBERS) & found.keys():

@@ -13,7 +13,7 @@ from test_embed import save_checkpoint
 from mrl_jax import config as configs
 from mrl_jax import feature_pairs, parts, report, results, study, trained
 from mrl_jax.data import sources
-from mrl_jax.evals import EVALUATORS, answers, retrieval
+from mrl_jax.evals import EVALUATORS, answers, retrieval, superclass
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.features_dir import open_features
 from mrl_jax.models import heads
@@ -333,6 +333,43 @@ def test_retrieval_of_projected_features_is_that_of_maps_of_the_training_rows(ru
     plain = KINDS["retrieval"](own, **SMALL["retrieval"])
     assert found.values != plain.values
     assert (found.details["projection"], "projection" in plain.details) == (name, False)
+
+
+def test_classes_of_brought_features_are_named_by_a_file(tmp_path):
+    bare(tmp_path)
+    sides = [open_features(tmp_path / f"{n}.npy", tmp_path / f"{n}_labels.npy") for n in ("train", "test")]
+    about = Subject(feature_pairs.pair(*sides), (4, 16), 0, "ridge", None, None, tmp_path)
+    (tmp_path / "h.json").write_text(json.dumps({"ape": "animal", "bee": "animal", "mug": "thing", "pen": "thing"}))
+    (tmp_path / "names.txt").write_text("ape\nmug\nbee\npen\n")
+    (tmp_path / "names.json").write_text('["ape", "mug", "bee", "pen"]')
+    (tmp_path / "numbers.json").write_text('{"0": "animal", "2": "animal", "1": "thing", "3": "thing"}')
+    expected = KINDS["superclass"](about, hierarchy=str(tmp_path / "numbers.json")).values
+    for names in ("names.txt", "names.json"):
+        given = {"hierarchy": str(tmp_path / "h.json"), "label_names": str(tmp_path / names)}
+        assert KINDS["superclass"](about, **study.options_of("superclass", given)).values == expected
+    with pytest.raises(ValueError, match="class 'ape' is none of the 4 classes"):
+        KINDS["superclass"](about, hierarchy=given["hierarchy"])
+    with pytest.raises(ValueError, match="not 'ape': name them so by --label_names=FILE"):
+        KINDS["superclass"](about, hierarchy="wordnet", label_names=given["label_names"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n.txt", "ape\nmug\nbee\n", "has 3 names, and the features have 4 classes: give one name for each"),
+        ("n.txt", "ape\n\nbee\npen", "none of them empty"),
+        ("n.json", '{"ape": 0}', "a JSON list of names"),
+        ("n.json", "ape", "is not JSON"),
+        ("n.json", "[0, 1, 2, 3]", "a JSON list of names"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_clear_error(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"--label_names=.*{name}.*{message}"):
+        superclass.read_names(tmp_path / name, 4)
+    for missing in ("none.txt", "wordnet"):
+        with pytest.raises(FileNotFoundError, match=f"--label_names={missing} does not exist"):
+            study.options_of("superclass", {"hierarchy": "wordnet", "label_names": missing})
 
 
 def test_what_results_are_called_by_default():
