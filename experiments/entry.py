@@ -42,7 +42,7 @@ class Ours:
 
     Attributes:
       run: a name in `recognise.RUNS`: which of the workdirs.
-      evaluator: of its results/<evaluator>.json.
+      evaluator: of its results/<evaluator>.json; a regular expression where the rows are in several files.
       name: a regular expression for the names among its values; groups of it fill `row`.
       row: how the row of a value is spelt, as in the published numbers.
       scale: ours times this is in the published unit.
@@ -82,7 +82,8 @@ class Table:
       columns: the methods.
       train: names in `training.RUNS`: what has to be trained.
       measure: command lines of this package, with {runs} for the folder of all runs and the other words of
-        `training.words`, such as {test}; one with {each_dim} stands for one of each dim but the full one.
+        `training.words`, such as {test}; one with {each_dim} stands for one of each dim but the full one,
+        of which {each_width} is the share in the full one.
       note: what a reader must know besides.
     """
 

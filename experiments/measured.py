@@ -75,21 +75,21 @@ def column(runs: Sequence[Run], ours: Ours | None, views: int = 1) -> dict[str, 
     """
     found: dict[str, list[tuple[float, Run]]] = {}
     for run in runs:
-        if (
-            ours is None
-            or not recognise.RUNS[ours.run](run.config)
-            or seen(run, ours.evaluator, views) not in run.results
-        ):
+        if ours is None or not recognise.RUNS[ours.run](run.config):
             continue
-        for row, value in _read(run, dataclasses.replace(ours, evaluator=seen(run, ours.evaluator, views))):
-            found.setdefault(row, []).append((ours.scale * value, run))
+        for evaluator in seen(run, ours.evaluator, views):
+            for row, value in _read(run, dataclasses.replace(ours, evaluator=evaluator)):
+                found.setdefault(row, []).append((ours.scale * value, run))
     return {row: _mean(row, ours, pairs) for row, pairs in found.items()}
 
 
-def seen(run: Run, evaluator: str, views: int) -> str:
-    """The name of an evaluator's results of so many views, where there are any; else its own."""
-    own = flips.named(evaluator, views == flips.VIEWS)
-    return own if own in run.results else evaluator
+def seen(run: Run, evaluator: str, views: int) -> list[str]:
+    """The names of an evaluator's results of so many views, where there are any; else those of one view."""
+    of_views, plain = (
+        [name for name in run.results if re.fullmatch(pattern, name)]
+        for pattern in (flips.named(evaluator, views == flips.VIEWS), evaluator)
+    )
+    return of_views or plain
 
 
 def _read(run: Run, ours: Ours) -> Iterator[tuple[str, float]]:
@@ -139,7 +139,11 @@ def _mean(row: str, ours: Ours, pairs: list[tuple[float, Run]]) -> Value:
 
 def differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
     """Why the run's numbers are not to be compared with those of the setting; empty where they are."""
-    reasons, evaluator = [], seen(run, evaluator, setting.views)
+    return [reason for name in seen(run, evaluator, setting.views) for reason in _differs(run, name, setting)]
+
+
+def _differs(run: Run, evaluator: str, setting: Setting) -> list[str]:
+    reasons = []
     model, data = run.config["model"], run.config["data"]
     for field, wanted in setting.model.items():
         if (found := _at(model, field)) != wanted:

@@ -47,9 +47,9 @@ def lines(table: Table, scale: str, runs: str, data: str, seed: int) -> list[str
         raise ValueError(f"--scale={scale} has not the data of this table: take --scale=paper, or --debug")
     absent = [f"{runs}/{run} " for run in missing]
     measures = [
-        " ".join(template.format(**words, each_dim=dim).split())
+        " ".join(template.format(**words, each_dim=dim, each_width=dim / own.dims[-1]).split())
         for template in templates
-        for dim in (own.dims[:-1] if "{each_dim}" in template else ("",))
+        for dim in (own.dims[:-1] if "{each_dim}" in template else own.dims[-1:])
     ]
     found = [line for run in table.train for line in training.commands(run, own, words, seed)]
     return found + [m for m in measures if not any(path in f"{m} ".replace(",", " ") for path in absent)]

@@ -15,7 +15,6 @@ Metrics: map, map@K, map_trapezoid, minp, cmc@K, r@K, tar@FAR, tpir@FPIR. Writes
 plots/compatibility-*.png and report.html below --out.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -175,10 +174,8 @@ def write(out: pathlib.Path, sets: Sets, found: Matrices, judged: Mapping[str, A
         )
         for dim, matrix in found[metric].items()
     ]
-    config = out / "config.json"
     pictures = [results.draw(out / "plots", picture) for picture in maps]
-    page = report.write(out, json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None)
-    return [str(path) for path in (out / "results" / "compatibility.json", *pictures, page)]
+    return [str(path) for path in (out / "results" / "compatibility.json", *pictures, report.refresh(out))]
 
 
 def _check_rules(options: Any) -> None:

@@ -2,14 +2,13 @@
 
 import pathlib
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mrl_jax import flops, narrow, parts, results, trees
+from mrl_jax import flops, narrow, parts, results, timing, trees
 
 _REPEATS = 10
 
@@ -63,13 +62,7 @@ def measure(
 def _latency(fn: Callable, *arguments: Any) -> tuple[float, Any]:
     """Milliseconds, and what the function returns."""
     compiled = jax.jit(fn).lower(*arguments).compile()
-    found = jax.block_until_ready(compiled(*arguments))
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times)), found
+    return timing.median_ms(lambda: jax.block_until_ready(compiled(*arguments)), _REPEATS)
 
 
 def accuracies(path: pathlib.Path, step: int, recalibrated: int = 0) -> dict[tuple[str, int], dict[str, float]]:

@@ -49,8 +49,7 @@ def probe(
     details |= {"train": dict(train.info.identity), "test": dict(test.info.identity), "seed": seed}
     results.write(out, {name: values}, step=step, nesting=nesting, head=None, command=command, details={name: details})
     results.plot(out / "plots" / f"{name}.png", top1, nesting)
-    page = report.refresh(out)
-    print(f"Wrote {out}/results/{name}.json and {out}/plots/{name}.png" + (f", and {page} anew" if page else ""))
+    print(f"Wrote {out}/results/{name}.json, {out}/plots/{name}.png and {report.refresh(out)}")
 
 
 def head_of(path: pathlib.Path, step: int | None) -> Head:

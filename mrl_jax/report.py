@@ -66,10 +66,10 @@ def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathl
     return unfinished.replace(path / "report.html")
 
 
-def refresh(workdir: os.PathLike | str) -> pathlib.Path | None:
-    """`write` with the config that the folder holds; None, and nothing written, where it is not a run's."""
+def refresh(workdir: os.PathLike | str) -> pathlib.Path:
+    """`write` with the config that the folder holds, if it is a run's."""
     config = pathlib.Path(workdir) / "config.json"
-    return write(workdir, json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+    return write(workdir, json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None)
 
 
 def _config(path: pathlib.Path, config: Mapping[str, Any]) -> str:
@@ -131,7 +131,15 @@ def _table(result: Mapping[str, Any]) -> str:
     untrained = [dim for dim in dims if dim not in result["trained_dims"]]
     note = '<p class="note">~ not a trained dim</p>' if untrained else ""
     columns = [f"~{dim}" if dim in untrained else str(dim) for dim in dims]
-    return charts.heat_table("dim", columns, rows, shared=all(name.endswith(", %") for name, _ in rows)) + note
+    table = charts.heat_table("dim", columns, rows, shared=all(name.endswith(", %") for name, _ in rows)) + note
+    return table + _measured(result["measured"], columns, dims) if "measured" in result else table
+
+
+def _measured(measured: Mapping[str, Any], columns: list[str], dims: list[int]) -> str:
+    times = results.curves({"measured": measured["values"]})
+    rows = [(name, [curve.get(dim) for dim in dims]) for name, curve in times.items()]
+    note = f'<p class="note">measured on {html.escape(measured["on"])}</p>'
+    return charts.heat_table("dim", columns, rows) + note
 
 
 def _matrices(details: Any, name: str = "") -> list[tuple[str, list[list[float]]]]:

@@ -13,6 +13,13 @@ from mrl_jax.writers import write_json
 Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
 
 
+class Measured(NamedTuple):
+    """What a clock said, beside values that are the same each time."""
+
+    values: Mapping[str, float]  # "metric@dim" -> value, its unit in the name
+    on: str  # the machine, and what it did
+
+
 def check_name(name: str, taken: Iterable[str]) -> None:
     """Raises ValueError unless results may be called so, none of what is taken."""
     if not re.fullmatch(r"[\w.+-]+", name) or name in taken:
@@ -31,14 +38,15 @@ def write(
     recalibrated: int = 0,
     figures: Sequence[str] = (),
     views: int = 1,
+    measured: Measured | None = None,
 ) -> None:
     """Writes `results/<evaluator>.json`: the values, the step, which dims were trained, the command that repeats it,
     and by evaluator what else there is to tell; of how many batches BatchNorm's statistics are, if not the model's; the
-    names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's; and of how
-    many views of each image the logits are added, if not of one.
+    names of the pictures in `plots/` that the command drew, where they do not begin with the evaluator's; of how many
+    views of each image the logits are added, if not of one; and, apart from the values, what was timed.
     """
-    for name, measured in values.items():
-        dims = sorted({dim for _, dim in map(split_name, measured)})
+    for name, own in values.items():
+        dims = sorted({dim for _, dim in map(split_name, own)})
         write_json(
             pathlib.Path(workdir) / "results" / f"{name}.json",
             {
@@ -47,12 +55,13 @@ def write(
                 "head": head,
                 "trained_dims": list(nesting.dims),
                 "untrained_dims": [m for m in dims if m not in nesting.dims],
-                "values": dict(measured),
+                "values": dict(own),
                 "command": command,
                 **({"details": details[name]} if details else {}),
                 **({"recalibrated": recalibrated} if recalibrated else {}),
                 **({"figures": list(figures)} if figures else {}),
                 **({"views": views} if views != 1 else {}),
+                **({"measured": measured._asdict()} if measured else {}),
             },
         )
 
@@ -103,16 +112,17 @@ def curves(values: Values) -> dict[str, dict[int, float]]:
     return found
 
 
-def table(values: Values, nesting: Nesting, step: int | None) -> str:
-    """Percent by dim and metric; dims that were not trained are marked."""
-    columns = curves(values)
+def table(values: Values, nesting: Nesting, step: int | None, measured: Measured | None = None) -> str:
+    """Percent by dim and metric, and what was timed as it is; dims that were not trained are marked."""
+    columns, times = curves(values), curves({"measured": measured.values}) if measured else {}
     dims = sorted({dim for curve in columns.values() for dim in curve})
     lines = [("In percent" if step is None else f"After {step} updates, in percent") + " (~ dim not trained):"]
-    lines.append("     dim  " + "  ".join(f"{name:>{_width(name)}}" for name in columns))
+    lines.append("     dim  " + "  ".join(f"{name:>{_width(name)}}" for name in (*columns, *times)))
     for dim in dims:
         cells = [f"{100 * c[dim]:{_width(n)}.2f}" if dim in c else " " * _width(n) for n, c in columns.items()]
+        cells += [f"{c[dim]:{_width(n)}.4f}" if dim in c else " " * _width(n) for n, c in times.items()]
         lines.append(f"{' ' if dim in nesting.dims else '~'} {dim:6d}  " + "  ".join(cells))
-    return "\n".join(lines)
+    return "\n".join([*lines, f"measured on {measured.on}"] if measured else lines)
 
 
 def _width(name: str) -> int:

@@ -9,7 +9,8 @@ Accuracy of the trained heads and of the nearest training image, mAP@10 and P@10
 at every dim. A set is one of the names below, or a
 data set as config.data.name takes it, with @SPLIT where that is not the run's eval split; its classes are found by
 their names. Writes results/shifted.json and results/corruptions.json with a plot each. Features are computed once, and
-kept below WORKDIR/features; the same command after a kill goes on.
+kept below WORKDIR/features; the same command after a kill goes on. With --flips they are of each image together with
+its mirror image, and the files are shifted_flips and corruptions_flips, as Table 17 of MRL is measured.
 """
 
 import pathlib
@@ -22,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mrl_jax import commands, results, trained
+from mrl_jax import commands, flips, results, trained
 from mrl_jax import report as pages
 from mrl_jax.choices import choose, nearest, whole_numbers
 from mrl_jax.data import corruptions, sources
@@ -56,6 +57,7 @@ class Subject(NamedTuple):
     tensors: Mapping[str, Any]
     gallery: Features
     dims: tuple[int, ...]
+    mirror: bool = False  # whether features are the mean of each image's and its mirror image's
 
     @property
     def nesting(self) -> Nesting:
@@ -63,19 +65,25 @@ class Subject(NamedTuple):
         return Nesting(tuple(self.config.nesting.dims))
 
 
-def open_subject(path: pathlib.Path, step: int | None, dims: Sequence[int], data_dir: str | None) -> Subject:
-    """The checkpoint of a run, the features of its training images extracted where they are not there yet."""
+def open_subject(
+    path: pathlib.Path, step: int | None, dims: Sequence[int], data_dir: str | None, mirror: bool = False
+) -> Subject:
+    """The checkpoint of a run, the features of its training images extracted where they are not there yet.
+
+    Raises:
+      ValueError: for `mirror` of data that are not images alone.
+    """
     step = trained.choose_step(path, step)
     config, tensors = trained.config_of(path, step, data_dir=data_dir), trained.head(path, step)
-    gallery = _features(path, step, config, None, config.data.train_split, None, config.data.train_split)
+    split = config.data.train_split
+    gallery = kept(path, step, trained.over(config, None, split, None, None), folder_name(split), mirror)
     wanted = dims_of(Nesting(tuple(config.nesting.dims)), tuple(dims) or tuple(config.nesting.dims))
-    return Subject(path, step, config, tensors, gallery, wanted)
+    return Subject(path, step, config, tensors, gallery, wanted, mirror)
 
 
-def _features(
-    path: pathlib.Path, step: int, config: Any, dataset: str | None, split: str, ops: str | None, name: str
-) -> Features:
-    return kept(path, step, trained.over(config, dataset, split, ops, None), folder_name(name))
+def _features(subject: Subject, dataset: str | None, split: str, ops: str | None, name: str) -> Features:
+    config = trained.over(subject.config, dataset, split, ops, None)
+    return kept(subject.path, subject.step, config, folder_name(name), subject.mirror)
 
 
 def measure(subject: Subject, found: Features, what: str) -> Accuracies:
@@ -98,7 +106,7 @@ def shifted(subject: Subject, names: Sequence[str]) -> tuple[dict[str, float], d
     for name in names:
         dataset, split = locate(name, subject.config.data.eval_split)
         label = name if name in SETS else name.replace("@", "_")
-        found = _features(subject.path, subject.step, subject.config, dataset, split, None, f"shifted-{name}")
+        found = _features(subject, dataset, split, None, f"shifted-{name}")
         values |= _values(label, measure(subject, found, f"--set={name}"), subject.dims)
         shown = len(np.unique(found.labels))
         details[label] = {"dataset": dataset, "split": split, "rows": len(found.z), "classes": shown}
@@ -139,7 +147,7 @@ def corrupted(
     for kind, severity in [(CLEAN, 0), *((kind, severity) for kind in kinds for severity in severities)]:
         ops = f"{data.eval_ops}|corrupt({kind!r},{severity})" if severity else None
         name = f"corrupted-{kind}-{severity}" if severity else data.eval_split
-        found = _features(subject.path, subject.step, subject.config, None, data.eval_split, ops, name)
+        found = _features(subject, None, data.eval_split, ops, name)
         by_kind.setdefault(kind, []).append(measure(subject, found, f"{kind} {severity}"))
         print(f"{kind} {severity or ''}", file=sys.stderr, flush=True)
     values: dict[str, float] = {}
@@ -160,17 +168,19 @@ def corrupted(
     return values, details | {"errors": {metric: error.tolist() for metric, error in errors.items()}}
 
 
-def read_baseline(path: str, kinds: Sequence[str], severities: Sequence[int]) -> dict[str, np.ndarray]:
-    """The errors (K, S) of another run, at its largest dim.
+def read_baseline(
+    path: str, kinds: Sequence[str], severities: Sequence[int], mirror: bool = False
+) -> dict[str, np.ndarray]:
+    """The errors (K, S) of another run, at its largest dim; with `mirror` those that it measured so.
 
     Raises:
       FileNotFoundError: if that run has none.
       ValueError: if it has them of other corruptions.
     """
-    file = pathlib.Path(path) / "results" / "corruptions.json"
+    file = pathlib.Path(path) / "results" / f"{flips.named('corruptions', mirror)}.json"
     if not file.is_file():
         raise FileNotFoundError(f"--baseline={path}: {file} is not there; run this command with --workdir={path} first")
-    found = results.read(path)["corruptions"]["details"]
+    found = results.read_one(file)["details"]
     if (found["kinds"], found["severities"]) != (list(kinds), list(severities)):
         raise ValueError(
             f"--baseline={path} was measured with --corruptions={','.join(found['kinds'])} "
@@ -192,7 +202,10 @@ def _values(name: str, found: Accuracies, dims: Sequence[int]) -> dict[str, floa
 def report(
     subject: Subject, name: str, values: Mapping[str, float], details: Mapping[str, Any], columns: tuple[str, ...]
 ) -> None:
-    """Prints the values whose names end in `columns`, and writes results/NAME.json and plots/NAME.png."""
+    """Prints the values whose names end in `columns`, and writes results/NAME.json and plots/NAME.png, NAME_flips.* of
+    mirror images too.
+    """
+    name = flips.named(name, subject.mirror)
     shown = {k: v for k, v in values.items() if results.split_name(k)[0].endswith(columns)}
     print(results.table({name: shown}, subject.nesting, subject.step))
     command = shlex.join(["python", "-m", "mrl_jax.robustness", *sys.argv[1:]])
@@ -204,12 +217,12 @@ def report(
         head=subject.config.head,
         command=command,
         details={name: details},
+        views=flips.VIEWS if subject.mirror else 1,
     )
     heads_only = {k: v for k, v in shown.items() if "knn" not in k and "error" not in k}
     results.plot(subject.path / "plots" / f"{name}.png", {name: heads_only}, subject.nesting)
-    page = pages.refresh(subject.path)
     print(
-        f"Wrote {subject.path}/results/{name}.json, {subject.path}/plots/{name}.png" + (f" and {page}" if page else "")
+        f"Wrote {subject.path}/results/{name}.json, {subject.path}/plots/{name}.png and {pages.refresh(subject.path)}"
     )
 
 
@@ -225,12 +238,12 @@ def main(argv: list[str]) -> None:
     severities = whole_numbers("--severities", options.severities)
     if not severities or not set(severities) <= set(corruptions.SEVERITIES):
         raise ValueError(f"--severities={','.join(options.severities)} must be of {list(corruptions.SEVERITIES)}")
-    baseline = read_baseline(options.baseline, kinds, severities) if options.baseline else {}
+    baseline = read_baseline(options.baseline, kinds, severities, options.flips) if options.baseline else {}
     step = trained.choose_step(path, options.step)
     data = trained.config_of(path, step, data_dir=options.data_dir).data
     for name in options.set:  # what is not there is told before anything is embedded
         sources.load(*locate(name, data.eval_split), data_dir=data.dir)
-    subject = open_subject(path, step, whole_numbers("--dims", options.dims), options.data_dir)
+    subject = open_subject(path, step, whole_numbers("--dims", options.dims), options.data_dir, options.flips)
     if options.set:
         report(subject, "shifted", *shifted(subject, options.set), ("top1", *RETRIEVAL))
     if kinds:
@@ -246,6 +259,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("corruptions", [], f"Of {', '.join(corruptions.KINDS)}; by default all, or none with --set.")
     flags.DEFINE_list("severities", [str(s) for s in corruptions.SEVERITIES], "Of each corruption.")
     flags.DEFINE_string("baseline", None, "A run measured before, in units of whose errors ours are told besides.")
+    flags.DEFINE_bool("flips", False, "Of each image and its mirror image; the results are NAME_flips.")
     flags.DEFINE_list("dims", [], "Dims to measure, trained or not; by default the trained ones.")
     flags.DEFINE_string("data_dir", None, "Where the data lie, if not where training read them.")
     flags.mark_flag_as_required("workdir")

@@ -18,7 +18,7 @@ from absl import flags
 
 from mrl_jax import commands, feature_pairs, features_dir, flips, report, results, trained
 from mrl_jax.choices import choose, whole_numbers
-from mrl_jax.evals import EVALUATORS, adaptive, fewshot
+from mrl_jax.evals import EVALUATORS, adaptive, fewshot, projections
 from mrl_jax.feature_pairs import Pair
 from mrl_jax.studies import KINDS, gradcam, longtail
 from mrl_jax.studies.subject import PROBES, Subject, subject_dims
@@ -33,9 +33,11 @@ _OPTIONS = {
     "imbalance": (flags.DEFINE_float, "longtail: rows of the largest class over those of the smallest."),
     "kinds": (flags.DEFINE_list, "indexes: flat, hnsw, ivf or another of those of mrl_jax/indexes.py."),
     "ks": (flags.DEFINE_list, "indexes, retrieval, quantization: depths; retrieval re-ranks at the first."),
+    "label_names": (flags.DEFINE_string, "superclass: a file of class names, one a line or a JSON list."),
     "learn_rows": (flags.DEFINE_integer, "adaptive: test rows that teach the thresholds; 0 for a fifth of them."),
     "penalty": (flags.DEFINE_float, "fewshot: of ridge, in units of the mean diagonal of the Gram matrix."),
     "policy": (flags.DEFINE_string, "policy: the file of one that `adaptive` wrote."),
+    "projection": (flags.DEFINE_string, f"retrieval: {', '.join(projections.NESTED)}, in place of the features."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
     "shortlist": (flags.DEFINE_integer, "retrieval, quantization: rows that are re-ranked."),
@@ -49,12 +51,13 @@ _OPTIONS = {
     "ways": (flags.DEFINE_integer, "fewshot: classes of a trial; 0 for all."),
 }
 _NUMBERS = ("efforts", "groups", "ks", "rows", "shortlists", "shots")
-_FILES = ("hierarchy", "policy")
+_FILES = ("hierarchy", "label_names", "policy")
 _CHOICES = {
     ("adaptive", "confidence"): adaptive.CONFIDENCES,
     ("fewshot", "classifiers"): fewshot.METHODS,
     ("gradcam", "target"): gradcam.TARGETS,
     ("longtail", "classifiers"): longtail.CLASSIFIERS,
+    ("retrieval", "projection"): projections.NESTED,
 }
 
 
@@ -68,7 +71,7 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
     if untrained:
         print(f"Not trained, evaluated all the same: dims {untrained} (trained: {list(pair.nesting.dims)}).")
     print(f"{len(pair.train.z)} training rows, {len(pair.test.z)} test rows, {subject.classes} classes.")
-    print(results.table({result: found.values}, pair.nesting, subject.step))
+    print(results.table({result: found.values}, pair.nesting, subject.step, found.measured))
     for line in found.text:
         print(line)
     figures = [figure._replace(name=f"{name}_{figure.name}") if name else figure for figure in found.figures]
@@ -89,9 +92,10 @@ def study(kind: str, subject: Subject, options: dict[str, Any], name: str | None
         },
         figures=[figure.name for figure in figures],
         views=subject.views,
+        measured=found.measured,
     )
     written = [results.draw(subject.out / "plots", figure) for figure in figures]
-    written += filter(None, [report.refresh(subject.out)])
+    written.append(report.refresh(subject.out))
     print(f"Wrote {', '.join(map(str, [subject.out / 'results' / f'{result}.json', *written]))}")
 
 
@@ -114,7 +118,7 @@ def options_of(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         for word in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
             if (kind, name) in _CHOICES:
                 choose(f"--{name}", word, _CHOICES[kind, name])
-        if name in _FILES and value != "wordnet" and not pathlib.Path(value).is_file():
+        if name in _FILES and (name, value) != ("hierarchy", "wordnet") and not pathlib.Path(value).is_file():
             raise FileNotFoundError(f"--{name}={value} does not exist: name a file")
     found = dict(given)
     for name in set(_NUMBERS) & found.keys():
@@ -156,6 +160,12 @@ def open_pair(options: Any) -> tuple[Pair, int | None]:
     return pair, step
 
 
+def default_name(kind: str, own: dict[str, Any], mirror: bool) -> str | None:
+    """What results of a projection or of mirror images are called, so that they lie beside the others; None: KIND."""
+    name = flips.named("_".join([kind, *filter(None, [own.get("projection")])]), mirror)
+    return name if name != kind else None
+
+
 def main(argv: list[str]) -> None:
     """The command."""
     options = flags.FLAGS
@@ -172,7 +182,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(options.workdir) if options.workdir else None
     out = pathlib.Path(options.out or options.workdir)
     about = Subject(pair, subject_dims(pair, dims), options.seed, options.probe, path, step, out)
-    study(argv[1], about, own, options.name or (flips.named(argv[1], True) if options.flips else None))
+    study(argv[1], about, own, options.name or default_name(argv[1], own, options.flips))
 
 
 if __name__ == "__main__":

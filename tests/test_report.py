@@ -89,10 +89,14 @@ def test_a_picture_of_any_name_stands_with_the_result_that_recorded_it(workdir):
     assert 0 < page.index(">knn</h2>") < page.index('alt="other"') < page.index("<pre>again</pre>")
 
 
-def test_a_folder_that_is_no_run_gets_no_page(workdir):
-    (workdir / "config.json").unlink()
-    assert report.refresh(workdir) is None
-    assert not (workdir / "report.html").exists()
+def test_results_of_brought_features_get_a_page_too_without_what_only_a_run_has(workdir):
+    for name in ("config.json", "metrics.jsonl"):
+        (workdir / name).unlink()
+    page = Page(report.refresh(workdir).read_text())
+    headings = [a["id"] for tag, a in page.tags if tag == "h2"]
+    assert headings == ["<i>x", "knn", "More-plots"]
+    assert "25.00" in page.text
+    assert {"figure", "svg"}.isdisjoint(tag for tag, _ in page.tags)
 
 
 def test_ticks_hold_the_values_between_round_numbers():

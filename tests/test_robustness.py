@@ -53,6 +53,34 @@ def test_another_set_of_the_same_classes_and_the_error_of_one_without_names(subj
         robustness.shifted(subject, ["synthetic:size=16,channels=1,classes=5,examples=20"])
 
 
+def test_flips_add_the_logits_of_corrupted_images_and_of_their_mirror_images(subject):
+    plain, run, state = subject
+    mirrored = robustness.open_subject(plain.path, None, DIMS, None, mirror=True)
+    values, details = robustness.corrupted(mirrored, ["contrast"], (5,), {})
+    found = sources.load(run.config.data.name, "test", data_dir=".").records
+    records = [found[i] for i in range(len(found))]
+    labels = np.array([r["label"] for r in records])
+    images = np.stack([corruptions.corrupt(r["image"], np.random.default_rng(0), "contrast", 5) for r in records])
+    views = [
+        run.model.apply(step.variables_of(state), {"image": x}, train=False)[0] for x in (images, images[:, :, ::-1])
+    ]
+    assert np.abs(views[0] - views[1]).max() > 1e-3
+    found = open_features(plain.path / "features" / "3" / "corrupted-contrast-5_flips")
+    np.testing.assert_allclose(found.z, (views[0] + views[1]) / 2, rtol=1e-3, atol=1e-4)
+    assert mirrored.gallery.info.identity["views"] == 2, "neighbours are looked for among features of the same kind"
+    for dim in DIMS:
+        summed = sum(heads.logits(z, plain.tensors, plain.nesting, dim) for z in views)
+        assert values[f"contrast_top1@{dim}"] == pytest.approx(np.mean(np.argmax(summed, axis=1) == labels))
+    robustness.report(mirrored, "corruptions", values, details, ("_top1",))
+    written = results.read(plain.path)
+    assert written.keys() == {"corruptions_flips"}, "those of one view are left as they are"
+    assert written["corruptions_flips"]["views"] == 2
+    errors = robustness.read_baseline(plain.path, ["contrast"], (5,), mirror=True)
+    assert errors["top1"] == pytest.approx(1 - values[f"contrast_top1@{DIMS[-1]}"])
+    with pytest.raises(FileNotFoundError, match=r"results/corruptions\.json is not there"):
+        robustness.read_baseline(plain.path, ["contrast"], (5,))
+
+
 def test_names_of_sets(subject):
     assert robustness.locate("imagenet_a", "val") == ("tfds:imagenet_a", "test")
     assert robustness.locate("array_record:x@y", "val") == ("array_record:x", "y")
@@ -63,7 +91,7 @@ def test_names_of_sets(subject):
 
 def test_a_set_that_is_not_there_is_told_before_anything_is_embedded(subject, monkeypatch):
     given = {"workdir": subject[0].path, "step": None, "set": ["synthetic", "array_record:none@test"], "dims": []}
-    given |= {"corruptions": [], "severities": ["1"], "baseline": None, "data_dir": "nowhere"}
+    given |= {"corruptions": [], "severities": ["1"], "baseline": None, "data_dir": "nowhere", "flips": False}
     monkeypatch.setattr(robustness.flags, "FLAGS", types.SimpleNamespace(**given))
     monkeypatch.setattr(robustness, "open_subject", None)
     with pytest.raises(FileNotFoundError, match=r"'array_record:none': there is no .* in nowhere/none\. Make it with"):

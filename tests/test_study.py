@@ -13,7 +13,7 @@ from test_embed import save_checkpoint
 from mrl_jax import config as configs
 from mrl_jax import feature_pairs, parts, report, results, study, trained
 from mrl_jax.data import sources
-from mrl_jax.evals import EVALUATORS, answers
+from mrl_jax.evals import EVALUATORS, answers, retrieval, superclass
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.features_dir import open_features
 from mrl_jax.models import heads
@@ -74,6 +74,7 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert "~     12" in shown
     assert "Not trained, evaluated all the same" in shown
     assert f"results/{kind}.json" in shown
+    assert f'<h2 id="{kind}">' in (tmp_path / "report.html").read_text(), "without a config beside it"
     assert found["step"] == 3
     assert 12 in found["untrained_dims"]
     assert all(np.isfinite(v) for v in found["values"].values())
@@ -88,14 +89,23 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     assert "<b>x</b>" not in page
 
 
-def test_results_under_another_name_leave_those_of_the_study(run, tmp_path):
+def test_results_under_another_name_leave_those_of_the_study(run, tmp_path, capsys):
     for name in (None, "retrieval_other"):
         study.study("retrieval", subject(run, tmp_path), dict(SMALL["retrieval"]), name)
     found = results.read(tmp_path)
     assert found["retrieval_other"]["values"] == found["retrieval"]["values"]
     assert found["retrieval_other"]["details"] == found["retrieval"]["details"]
+    times = found["retrieval"]["measured"]["values"]
+    assert times.keys() == {f"ms_per_query@{m}" for m in subject(run, tmp_path).dims}
+    assert all(ms > 0 for ms in times.values())
+    assert not any("ms" in name for name in found["retrieval"]["values"]), "what the clock says is no value"
+    shown = capsys.readouterr().out
+    assert f"{times['ms_per_query@4']:.4f}" in shown
+    assert "exact search of 40 rows for 5 neighbours of 40 queries at once" in shown
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"retrieval.png", "retrieval_other_retrieval.png"}
-    assert "More plots" not in report.write(tmp_path, None).read_text()
+    page = report.write(tmp_path, None).read_text()
+    assert "More plots" not in page
+    assert page.count("measured ms_per_query") == 2
     for name in ("knn", "oracle", "a/b", ""):
         with pytest.raises(ValueError, match="must be letters"):
             results.check_name(name, (*EVALUATORS, *KINDS))
@@ -300,12 +310,88 @@ def test_retrieval_numbers_are_those_of_a_ranking_by_hand(run, tmp_path):
     assert {key.partition(":")[2] for key in found.details["shortlists"]} == {"6", "12"}
 
 
+@pytest.mark.parametrize("name", ["svd", "pca", "random_features", "random_projection"])
+def test_retrieval_of_projected_features_is_that_of_maps_of_the_training_rows(run, tmp_path, name):
+    path, pair = run
+    noise = np.random.default_rng(1).normal(np.arange(32) / 8, 1.5, (40, 32))  # far from zero, so that centring tells
+    train, test = (x._replace(z=x.z + rows) for x, rows in ((pair.train, noise), (pair.test, noise[::-1])))
+    own = subject((path, pair._replace(train=train, test=test)), tmp_path, (4, 32))
+    mean = train.z.mean(axis=0, dtype=float) if name == "pca" else np.zeros(32)
+    rng = np.random.default_rng(own.seed)
+    matrix = {
+        "svd": lambda: np.linalg.svd(train.z.astype(float))[2].T,
+        "pca": lambda: np.linalg.svd(train.z - mean)[2].T,
+        "random_features": lambda: np.eye(32)[:, rng.permutation(32)],
+        "random_projection": lambda: rng.normal(size=(32, 32)),
+    }[name]()
+    found = KINDS["retrieval"](own, **SMALL["retrieval"], projection=name)
+    for dim in own.dims:
+        unit = [(x.z - mean) @ matrix[:, :dim] for x in (test, train)]
+        unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in unit]
+        labels = train.labels[np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :5]]
+        expected = retrieval.metrics(labels, test.labels, 5)["map_paper"]
+        assert found.values[f"map_paper@5@{dim}"] == pytest.approx(expected, abs=0.01)
+    plain = KINDS["retrieval"](own, **SMALL["retrieval"])
+    assert found.values != plain.values
+    assert (found.details["projection"], "projection" in plain.details) == (name, False)
+
+
+def test_classes_of_brought_features_are_named_by_a_file(tmp_path):
+    bare(tmp_path)
+    sides = [open_features(tmp_path / f"{n}.npy", tmp_path / f"{n}_labels.npy") for n in ("train", "test")]
+    about = Subject(feature_pairs.pair(*sides), (4, 16), 0, "ridge", None, None, tmp_path)
+    (tmp_path / "h.json").write_text(json.dumps({"ape": "animal", "bee": "animal", "mug": "thing", "pen": "thing"}))
+    (tmp_path / "names.txt").write_text("ape\nmug\nbee\npen\n")
+    (tmp_path / "names.json").write_text('["ape", "mug", "bee", "pen"]')
+    (tmp_path / "numbers.json").write_text('{"0": "animal", "2": "animal", "1": "thing", "3": "thing"}')
+    expected = KINDS["superclass"](about, hierarchy=str(tmp_path / "numbers.json")).values
+    for names in ("names.txt", "names.json"):
+        given = {"hierarchy": str(tmp_path / "h.json"), "label_names": str(tmp_path / names)}
+        assert KINDS["superclass"](about, **study.options_of("superclass", given)).values == expected
+    with pytest.raises(ValueError, match="class 'ape' is none of the 4 classes"):
+        KINDS["superclass"](about, hierarchy=given["hierarchy"])
+    with pytest.raises(ValueError, match="not 'ape': name them so by --label_names=FILE"):
+        KINDS["superclass"](about, hierarchy="wordnet", label_names=given["label_names"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n.txt", "ape\nmug\nbee\n", "has 3 names, and the features have 4 classes: give one name for each"),
+        ("n.txt", "ape\n\nbee\npen", "none of them empty"),
+        ("n.json", '{"ape": 0}', "a JSON list of names"),
+        ("n.json", "ape", "is not JSON"),
+        ("n.json", "[0, 1, 2, 3]", "a JSON list of names"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_clear_error(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"--label_names=.*{name}.*{message}"):
+        superclass.read_names(tmp_path / name, 4)
+    for missing in ("none.txt", "wordnet"):
+        with pytest.raises(FileNotFoundError, match=f"--label_names={missing} does not exist"):
+            study.options_of("superclass", {"hierarchy": "wordnet", "label_names": missing})
+
+
+def test_what_results_are_called_by_default():
+    own = study.options_of("retrieval", {"projection": "pca"})
+    assert study.default_name("retrieval", own, False) == "retrieval_pca"
+    assert study.default_name("retrieval", own, True) == "retrieval_pca_flips"
+    assert study.default_name("oracle", {}, True) == "oracle_flips"
+    assert study.default_name("retrieval", {}, False) is None
+    with pytest.raises(ValueError, match=r"--projection='pac' is not one of .*did you mean 'pca'"):
+        study.options_of("retrieval", {"projection": "pac"})
+    with pytest.raises(ValueError, match="--projection='learned_apart' is not one of"):
+        study.options_of("retrieval", {"projection": "learned_apart"})
+
+
 def test_the_probe_command_takes_dims_and_says_what_is_none(tmp_path):
     bare(tmp_path)
     sides = [f"--{name}={tmp_path}/{name}.npy,{tmp_path}/{name}_labels.npy" for name in ("train", "test")]
     arguments = ("mrl_jax.probe", *sides, f"--out={tmp_path}/out", "--methods=knn")
     command.finish(command.start(*arguments, "--dims=4,16"))
     found = json.loads((tmp_path / "out" / "results" / "probe.json").read_text())
+    assert '<h2 id="probe">' in (tmp_path / "out" / "report.html").read_text()
     assert {results.split_name(name)[1] for name in found["values"]} == {4, 16}
     assert "error: --dims=x: give whole numbers" in command.finish(command.start(*arguments, "--dims=x"), expect=1)
 

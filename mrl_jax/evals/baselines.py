@@ -17,7 +17,7 @@ from mrl_jax.evals.exact import search
 from mrl_jax.evals.knn import shares
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.evals.linear_probe import Outcome
-from mrl_jax.evals.problem import Problem, projected
+from mrl_jax.evals.problem import Problem, projected, rows_of
 from mrl_jax.evals.projections import PROJECTIONS, Projection
 
 PROBES = {"ridge": linear_probe.by_ridge, "logistic": linear_probe.by_logistic, "sgd": linear_probe.by_sgd}
@@ -92,23 +92,12 @@ def _measure(problem: Problem, part: Projection, kind: str) -> Outcome:
 
 
 def by_nearest(problem: Problem, *, centred: bool = False) -> Outcome:
-    """The label of the nearest training row by cosine, among features less the mean of training where `centred`.
-
-    Mapped features are held in memory, (N, K) float32.
-    """
-    offset = (problem.fit_moments + problem.held_moments).mean_z if centred else None
-    queries, gallery = (_rows(stream, offset) for stream in (problem.test, problem.whole))
+    """The label of the nearest training row by cosine, as `problem.rows_of` has them."""
+    queries, gallery = rows_of(problem, centred=centred)
     found = problem.whole.labels[search(queries, gallery, problem.dims, 1)[1][..., 0]]
     labels = problem.test.labels
     right = [shares(f, labels) if f.ndim > 1 else f == labels for f in found]
     return Outcome([float(np.mean(r)) for r in right], [], {"neighbours": 1, "centred": centred})
-
-
-def _rows(stream: Any, offset: np.ndarray | None) -> np.ndarray:
-    if offset is None and not stream.is_projected:
-        return stream.z
-    z = np.concatenate([np.asarray(z, np.float32) for z, _ in stream])
-    return z if offset is None else z - offset.astype(np.float32)[None]
 
 
 def by_head_svd(problem: Problem) -> Outcome:

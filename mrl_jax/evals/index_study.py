@@ -1,18 +1,19 @@
 """What an index costs and what it finds: time to build and to search, bytes, and recall of exact search."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mrl_jax import indexes
+from mrl_jax import indexes, timing
 from mrl_jax.choices import choose
 from mrl_jax.evals import retrieval
 from mrl_jax.evals.gallery import Gallery
 from mrl_jax.evals.retrieval_study import counts
 
-PASSES = 3  # over the queries; the median is told
+REPEATS = 3  # of a search of all queries; the median is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +76,15 @@ def run(
             own = indexes.KINDS[kind]
             for effort in (efforts or own.efforts) if own.effort else own.efforts:
                 index.set_effort(effort)
-                rows_QxK, ms = _search(index, queries_QxM, k)
+                ms, (_, rows_QxK) = timing.median_ms(functools.partial(index.search, queries_QxM, k), REPEATS)
                 truth_QxK = rows_QxK if truth_QxK is None else truth_QxK
                 if kind in kinds:
                     found = retrieval.metrics(np.where(rows_QxK >= 0, labels_N[rows_QxK], -1), labels_Q, k, relevant_Q)
                     scores = {"ann_recall": recall(rows_QxK, truth_QxK), **found}
-                    costs |= {"ms_per_query": ms, "operations": dim * index.operations(queries_QxM, k)}
+                    costs |= {
+                        "ms_per_query": ms / len(queries_QxM),
+                        "operations": dim * index.operations(queries_QxM, k),
+                    }
                     yield Measured(f"{kind}:{effort}" if own.effort else kind, dim, scores, **costs)
 
 
@@ -103,13 +107,3 @@ def recall(rows_QxK: np.ndarray, truth_QxK: np.ndarray) -> float:
     """The share of the true neighbours that are among those found; rows of -1 are none."""
     hits = [np.isin(true, found).mean() for found, true in zip(rows_QxK, truth_QxK)]
     return float(np.mean(hits))
-
-
-def _search(index: indexes.Index, queries_QxM: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """The rows (Q, k) found, and the milliseconds a query."""
-    times = []
-    for _ in range(PASSES):
-        began = time.perf_counter()
-        rows_QxK = index.search(queries_QxM, k)[1]
-        times.append(time.perf_counter() - began)
-    return rows_QxK, 1e3 * float(np.median(times)) / len(queries_QxM)

@@ -75,3 +75,19 @@ def projection(matrix_DxK: np.ndarray) -> Callable[[jax.Array], jax.Array]:
     """The jitted map z -> z @ matrix, in float32."""
     matrix = jnp.asarray(matrix_DxK, jnp.float32)
     return jax.jit(lambda z: jnp.matmul(z, matrix, precision="highest"))
+
+
+def rows_of(problem: Problem, *, centred: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the test and of all training rows on the host, less the mean of training where `centred`.
+
+    Mapped or centred features are held in memory, (N, K) float32.
+    """
+    offset = (problem.fit_moments + problem.held_moments).mean_z if centred else None
+    return _on_host(problem.test, offset), _on_host(problem.whole, offset)
+
+
+def _on_host(stream: Stream, offset: np.ndarray | None) -> np.ndarray:
+    if offset is None and not stream.is_projected:
+        return stream.z
+    z = np.concatenate([np.asarray(z, np.float32) for z, _ in stream])
+    return z if offset is None else z - offset.astype(np.float32)[None]

@@ -11,7 +11,7 @@ import numpy as np
 from mrl_jax.evals import learned_projection
 from mrl_jax.evals.linear_heads import Heads
 from mrl_jax.evals.moments import Moments
-from mrl_jax.evals.problem import Problem
+from mrl_jax.evals.problem import Problem, projected, rows_of
 
 
 class Projection(NamedTuple):
@@ -87,3 +87,10 @@ PROJECTIONS = {
     "learned": learned,
     "learned_apart": learned_apart,
 }
+NESTED = tuple(name for name in PROJECTIONS if name != "learned_apart")  # one matrix, whose prefixes are for every dim
+
+
+def mapped(problem: Problem, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Test and training features (N, K) by one of NESTED, which is fitted on the training rows alone."""
+    (found,) = PROJECTIONS[name](problem)
+    return rows_of(projected(problem, found.matrix, found.dims), centred=found.centred)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mrl_jax import timing
 from mrl_jax.evals import exact, retrieval
 from mrl_jax.evals.gallery import Gallery, of
 
@@ -12,6 +13,7 @@ SHORTLIST = 200
 FUNNEL_FACTORS = (2, 4, 8, 16)
 FUNNEL_LENGTHS = ((800, 400, 200, 50, 10), (400, 200, 50, 25, 10), (200, 100, 50, 25, 10))
 FUNNEL_DIMS = (8, 16, 32, 64)
+TIMED_QUERIES, REPEATS = 1024, 3
 
 
 def run(
@@ -66,6 +68,18 @@ def run(
         yield from _adaptive(gallery, queries, found, min(shortlist, longest), ks[0], score)
     if funnel:
         yield from _funnels(gallery, queries, dims, ks[0], score)
+
+
+def milliseconds(
+    gallery: Gallery | np.ndarray, queries: np.ndarray, dims: Sequence[int], k: int
+) -> Iterator[tuple[str, float]]:
+    """Yields `ms_per_query@64`: wall clock of an exact search of those features alone, for k neighbours of the first
+    TIMED_QUERIES queries (Q, D) at once; the median of REPEATS on this machine, once it is warm.
+    """
+    rows, timed = of(gallery).rows, np.asarray(queries)[:TIMED_QUERIES]
+    for dim in dims:
+        own = timed[:, :dim], rows[:, :dim], (dim,), k
+        yield f"ms_per_query@{dim}", timing.median_ms(lambda own=own: exact.search(*own), REPEATS)[0] / len(timed)
 
 
 def check_labels(rows: int, labels_N: np.ndarray, queries: int, labels_Q: np.ndarray) -> None:

@@ -60,6 +60,27 @@ def _csv(text: str) -> dict[str, str]:
     return dict(rows)
 
 
+def read_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
+    """The names of the classes in the order of their labels: one on each line, or a JSON list of them.
+
+    Raises:
+      ValueError: if there are not so many names, or no name is where one should be.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"--label_names={path} is not JSON ({error}): give a list of names, or one a line") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"--label_names={path}: give a name a line, none of them empty, or a JSON list of names")
+    if len(names) != classes:
+        raise ValueError(
+            f"--label_names={path} has {len(names)} names, and the features have {classes} classes: give one name for "
+            "each, in the order of the labels"
+        )
+    return tuple(names)
+
+
 def from_names(
     superclass_of: Mapping[str, str], classes: int, label_names: Sequence[str] | None, origin: str
 ) -> Hierarchy:
@@ -102,7 +123,10 @@ def from_wordnet(label_names: Sequence[str] | None, count: int) -> Hierarchy:
     """
     wrong = next((n for n in label_names or ("",) if n[:1] != "n" or not n[1:].isdecimal()), None)
     if wrong is not None:
-        raise ValueError(f"hierarchy='wordnet' needs classes named by WordNet ids such as n01440764, not {wrong!r}")
+        raise ValueError(
+            f"hierarchy='wordnet' needs classes named by WordNet ids such as n01440764, not {wrong!r}: name them so by "
+            "--label_names=FILE"
+        )
     try:
         from nltk.corpus import wordnet
 

@@ -1,6 +1,9 @@
 """What indexes of faiss cost and find at every dim (MRL, appendix I, tables 19 and 20)."""
 
+import os
+import platform
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +40,8 @@ def run(
         raise ValueError(f"--ks={','.join(map(str, ks))}: give one number, that of the neighbours asked for")
     labels, queries = (np.asarray(train.labels), np.asarray(test.labels)), np.asarray(test.z, np.float32)
     values: dict[str, float] = {}
-    details: dict[str, dict[str, float]] = {name: {} for name in COSTS}
+    details: dict[str, Any] = {name: {} for name in COSTS}
+    details["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     found = list(index_study.run(of(train.z), labels[0], queries, labels[1], dims, kinds, efforts, ks[0], subject.seed))
     for one in found:
         values |= {f"{metric}@{ks[0]}_{one.name}@{one.dim}": score for metric, score in one.scores.items()}

@@ -26,12 +26,14 @@ class Finding(NamedTuple):
       details: whatever else there is to tell, as JSON values.
       text: lines to print below the table.
       figures: to draw.
+      measured: what was timed, if anything was.
     """
 
     values: dict[str, float]
     details: dict[str, Any]
     text: list[str]
     figures: list[results.Lines | results.HeatMap | results.Pictures]
+    measured: results.Measured | None = None
 
 
 @dataclasses.dataclass(frozen=True)

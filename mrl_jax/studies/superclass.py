@@ -9,18 +9,21 @@ from mrl_jax.evals import answers, superclass
 from mrl_jax.studies.subject import Finding, Subject, by_dim
 
 
-def run(subject: Subject, *, hierarchy: str, superclasses: int = 30) -> Finding:
+def run(subject: Subject, *, hierarchy: str, superclasses: int = 30, label_names: str = "") -> Finding:
     """Whether an answer is of the right superclass, and whether it is right where only that superclass is asked for.
 
     Args:
       subject: what it is about.
       hierarchy: a JSON or CSV file from class to superclass, or "wordnet".
       superclasses: how many to take from WordNet; a file has its own.
+      label_names: a file of the names of the classes, one a line or a JSON list, in place of those of the features.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: for a hierarchy that is missing or does not fit.
+      ValueError, FileNotFoundError, ImportError: for a hierarchy or names that are missing or do not fit.
     """
     names = subject.pair.test.info.label_names or subject.pair.train.info.label_names
+    if label_names:
+        names = superclass.read_names(pathlib.Path(label_names), subject.classes)
     if hierarchy == "wordnet":
         found = superclass.from_wordnet(names, superclasses)
     else:

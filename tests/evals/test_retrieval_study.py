@@ -36,6 +36,21 @@ def test_equals_searching_one_setting_at_a_time(data):
     assert found["map@10@256"] > found["map@10@8"]
 
 
+def test_the_clock_is_of_one_warm_search_of_the_dim_alone_by_query(data, monkeypatch):
+    searches, ticks = [], iter([0, 10, 10, 12, 12, 13, 13, 33] * 2)
+    monkeypatch.setattr(retrieval_study, "REPEATS", 4)
+    monkeypatch.setattr(retrieval_study, "TIMED_QUERIES", 20)
+    monkeypatch.setattr(retrieval_study.exact, "search", lambda q, g, dims, k: searches.append((q, g, dims, k)))
+    monkeypatch.setattr(retrieval_study.timing.time, "perf_counter", lambda: next(ticks))
+    gallery, _, queries, _ = data
+    found = dict(retrieval_study.milliseconds(gallery, queries, (8, 32), 10))
+    assert found == {f"ms_per_query@{m}": 1e3 * 6 / 20 for m in (8, 32)}, "the median of 10, 2, 1 and 20 seconds"
+    assert len(searches) == 2 * 5, "the first of each dim is not timed"
+    q, g, dims, k = searches[-1]
+    assert (q.tolist(), g.tolist()) == (queries[:20, :32].tolist(), gallery[:, :32].tolist())
+    assert (dims, k) == ((32,), 10)
+
+
 def test_bad_input(data):
     gallery, labels, queries, query_labels = data
     with pytest.raises(ValueError, match=r"gallery labels have shape \(419,\) for 420 rows"):

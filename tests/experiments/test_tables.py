@@ -35,7 +35,8 @@ STUDIES = {
     "retrieval": {"shortlists": (200, 400)},
     "superclass": {"hierarchy": "groups.json"},
 }
-NAMED = {"retrieval_4k": "retrieval", "fewshot_ten_ways": "fewshot"}  # the same studies of other features or options
+# The same studies of other features or options.
+NAMED = {"fewshot_ten_ways": "fewshot"} | dict.fromkeys(("retrieval_4k", "retrieval_svd", "retrieval_pca"), "retrieval")
 READ = [
     (name, place)
     for name, table in TABLES.items()
@@ -130,9 +131,8 @@ def test_texts_fill_the_columns_of_their_head(tmp_path):
     assert {row: value.mean for row, value in single.items()} == {"8": 60}
 
 
-def test_which_columns_have_none_of_ours():
-    without = {(name, column.name) for name, table in TABLES.items() for column in table.columns if not column.ours}
-    assert without == {("table8", "SVD"), ("table8", "Slim. Net")}
+def test_every_column_has_ours():
+    assert all(column.ours for table in TABLES.values() for column in table.columns)
 
 
 @pytest.mark.parametrize("scale", training.SCALES)
@@ -295,6 +295,27 @@ def test_of_results_of_one_and_of_two_views_a_table_takes_its_own(tmp_path):
         (filled,) = printing.fill(table(KNN, setting), [loaded])
         assert filled.ours["8"].mean == value
         assert filled.difference("8") == pytest.approx(value - 66.63)
+
+
+def test_a_column_of_widths_is_filled_from_a_file_of_each(tmp_path):
+    (column,) = (c for c in TABLES["table8"].columns if c.name == "Slim. Net")
+    lines = [line.split() for line in tables.lines(TABLES["table8"], "tiny_cpu", "R", "D", 0) if "R/slimmable" in line]
+    widths = [float(word[8:]) for line in lines for word in line if word.startswith("--width=")]
+    assert widths == [m / 256 for m in (8, 16, 32, 64, 128)]
+    names = [word[7:] for line in lines for word in line if word.startswith("--name=")]
+    values = {name: int(name.rpartition("w")[2]) / 1000 for name in names}
+    about = {"test": {"dataset": {"name": "tfds:another"}}}  # of one file
+    for name, value in {"retrieval": 0.9, **values}.items():
+        own = about if name == "retrieval_w8" else {"test": {"dataset": {"name": "synthetic"}}}
+        loaded = run(tmp_path, {f"map_paper@10@{1000 * value:.0f}": value}, name, own, head="mrl_e")
+    loaded.config["model"] |= {"embedding": "scaled", "widths": [0.5, 1.0]}
+    found = measured.column([loaded], column.ours)
+    assert {row: value.mean for row, value in found.items()} == {
+        str(m): pytest.approx(m / 10) for m in (8, 16, 32, 64, 128, 256)
+    }
+    assert "tested on 'tfds:another'" in "".join(
+        measured.differs(loaded, column.ours.evaluator, TABLES["table8"].setting)
+    )
 
 
 def test_features_of_another_set_are_named_by_their_manifest(tmp_path):
