@@ -37,7 +37,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.adamw(1e-4), "weight_decay": 0.01, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule = {"name": "linear", "warmup_steps": 10_000, "final": 0.0}
-    c.evals = {"masked_lm": {"name": "masked_lm", "every": 10_000, "split": "test", "dims": ()}}
+    c.evals = {"masked_lm": {"name": "masked_lm", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = [word for word in mode.split(",") if word]
     if "small" in words or "debug" in words:

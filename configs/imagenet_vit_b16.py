@@ -35,7 +35,6 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.optim = {**defaults.adamw(1e-3), "weight_decay": 0.1, "clip_norm": 1.0}
     c.schedule.warmup_steps = 10_000
 
-    c.evals.classification.split = c.evals.knn.split = "validation"
     c.evals.classification.every = 10_000
     c.checkpoint.every = 5000
     defaults.apply_mode(c, mode, size=32)

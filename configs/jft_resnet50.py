@@ -40,7 +40,7 @@ def get_config(mode: str = "multi_label") -> ml_collections.ConfigDict:
     c.schedule.warmup_steps = 5000
 
     # No 1-NN here: a gallery of 300 million images is a matter for `embed`.
-    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "val", "dims": ()}}
+    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = mode.split(",")
     if "multi_label" in words:

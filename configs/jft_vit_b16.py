@@ -39,7 +39,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.schedule = {"name": "linear", "warmup_steps": 10_000, "final": 0.0}
 
     # No 1-NN here: a gallery of 300 million images is a matter for `embed`.
-    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "val", "dims": ()}}
+    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = mode.split(",")
     if "multi_label" in words:

@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.adamw(2e-5), "weight_decay": 0.01, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule = {"name": "linear", "warmup_steps": 500, "final": 0.0}
-    c.evals = {"pairs": {"name": "pair_retrieval", "every": 1000, "split": "test", "dims": ()}}
+    c.evals = {"pairs": {"name": "pair_retrieval", "every": 1000, "split": "", "dims": ()}}
     c.checkpoint.every = 1000
     words = [word for word in mode.split(",") if word]
     if "small" in words or "debug" in words:

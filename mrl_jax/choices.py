@@ -30,11 +30,11 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
     options = dict(options)
     name = options.pop("name")
     choose(f"{field}.name", name, table)
-    known = _keywords(table[name])
+    known = keywords(table[name])
     for option, value in list(options.items()):
         if option in known:
             continue
-        others = {other: _keywords(fn)[option] for other, fn in table.items() if option in _keywords(fn)}
+        others = {other: keywords(fn)[option] for other, fn in table.items() if option in keywords(fn)}
         if value not in others.values():
             switch = f"; it is one of {list(others)}: set it to {next(iter(others.values()))!r}" if others else ""
             raise ValueError(
@@ -48,7 +48,7 @@ def pick(field: str, table: Mapping[str, Callable], options: Mapping[str, Any]) 
     return table[name], options
 
 
-def _keywords(fn: Callable) -> dict[str, Any]:
+def keywords(fn: Callable) -> dict[str, Any]:
     """The keyword-only parameters with their defaults."""
     return {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.kind is p.KEYWORD_ONLY}
 

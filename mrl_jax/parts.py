@@ -26,7 +26,7 @@ from mrl_jax import (
     switchable,
     widths,
 )
-from mrl_jax.choices import choose, pick
+from mrl_jax.choices import choose, keywords, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore, dims_of
@@ -86,7 +86,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     mixing.make(config.mix)
     objectives.check_mix(config.loss.name, config.mix.name)
-    evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
+    evaluators = {name: _evaluator(config, name, options) for name, options in config.evals.items()}
 
     if training:
         limits.check_training(config)
@@ -216,10 +216,12 @@ def _optimizer(
     return optim.make_optimizer(schedule, own, multiplier=multiplier, **shared)
 
 
-def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
+def _evaluator(config: ml_collections.ConfigDict, name: str, options: Mapping[str, Any]) -> Any:
     own = dict(options)
     own.pop("every")
     make, arguments = pick(f"evals.{name}", EVALUATORS, own)
+    if "split" in keywords(make) and not arguments.get("split"):
+        arguments["split"] = config.data.eval_split
     return make(**arguments)
 
 
@@ -324,7 +326,7 @@ def _of_nesting(parts: Parts, name: str, nesting: Nesting) -> Any:
     own = tuple(m for m in dims if m <= nesting.full)
     if own == dims:
         return parts.evaluators[name]
-    return _evaluator(name, {**options, "dims": own}) if own else None
+    return _evaluator(parts.config, name, {**options, "dims": own}) if own else None
 
 
 def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) -> FeatureStore:

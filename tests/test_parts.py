@@ -83,6 +83,17 @@ def test_evaluators_are_made_from_the_config():
         parts.assemble(config)
 
 
+@pytest.mark.parametrize(("own", "split"), [({}, "train"), ({"split": ""}, "train"), ({"split": "test"}, "test")])
+def test_an_evaluator_that_names_no_split_has_that_of_the_data(monkeypatch, own, split):
+    class Count:
+        def __init__(self, *, split="test"):
+            self.split = split
+
+    monkeypatch.setitem(parts.EVALUATORS, "count", Count)
+    config = tiny.config(data__eval_split="train", evals={"mine": {"name": "count", "every": 0, **own}})
+    assert parts.assemble(config).evaluators["mine"].split == split
+
+
 PAIRS = {
     "data__name": "synthetic:size=8,channels=1,classes=6,examples=48,context=8,vocabulary=40",
     "data__kind": "text_pair",
