@@ -62,7 +62,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if "sigmoid" in words:
         c.loss.name, c.model.bias = "sigmoid", -10.0
     if "debug" in words:
-        c.dtype, c.schedule.warmup_steps = "float32", 2
+        c.dtype = "float32"
         c.model.image, c.model.text = defaults.vit("mu/16"), {**c.model.text, "variant": "mu", "remat": False}
         c.nesting.dims = (4, 8, 32)
         c.data.train_ops = "decode(3)|random_resized_crop(32)|flip_lr"

@@ -48,7 +48,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         c.optim.lr, c.schedule.warmup_steps = 1e-3, 400
         c.evals["masked_lm"].every, c.checkpoint.every = 2000, 1000
     if "debug" in words:
-        c.model.variant, c.nesting.dims, c.schedule.warmup_steps = "mu", (4, 8, 32), 2
+        c.model.variant, c.nesting.dims = "mu", (4, 8, 32)
     defaults.apply_mode(c, ",".join(word for word in words if word != "small"), size=8)
     c.head = "ff" if c.head == "ff" else "mrl_e"
     return c

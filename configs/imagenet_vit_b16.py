@@ -41,7 +41,6 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     if "debug" in mode.split(","):
         # A width of 768 would take minutes on a CPU; the smallest ViT takes the same path.
         c.model.variant = "Ti/16"
-        c.schedule.warmup_steps = 2
         if c.head != "ff":
             c.nesting.dims = Nesting.halving(192, 12).dims
     return c

@@ -46,6 +46,4 @@ def get_config(mode: str = "multi_label") -> ml_collections.ConfigDict:
     if "multi_label" in words:
         c.head, c.loss = "mrl_e", {"name": "binary", "chunk": 0}
     defaults.apply_mode(c, ",".join(word for word in words if word != "multi_label"), size=32)
-    if "debug" in words:
-        c.schedule.warmup_steps = 2
     return c

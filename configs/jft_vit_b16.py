@@ -46,7 +46,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
         c.head, c.loss = "mrl_e", {"name": "binary", "chunk": 0}
     defaults.apply_mode(c, ",".join(word for word in words if word != "multi_label"), size=32)
     if "debug" in words:
-        c.model.variant, c.schedule.warmup_steps = "Ti/16", 2
+        c.model.variant = "Ti/16"
         c.model.scan = True  # one block is compiled, not twelve
         if c.head != "ff":
             c.nesting.dims = Nesting.halving(192, 12).dims

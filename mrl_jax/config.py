@@ -86,7 +86,8 @@ def default() -> ml_collections.ConfigDict:
     }
 
     c.optim = adamw(1e-3)
-    c.schedule = {"name": "cosine", "warmup_steps": 0, "final": 0.0}  # the others: mrl_jax/optim.py
+    # warmup_steps: at most total_steps, to which it is cut; the other schedules: mrl_jax/optim.py
+    c.schedule = {"name": "cosine", "warmup_steps": 0, "final": 0.0}
 
     c.mesh = {"data": -1, "fsdp": 1, "model": 1}  # devices per axis; -1: all that are left
     c.sharding = {
@@ -226,6 +227,8 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
         c.data.eval_batch_size = 16
         c.optim.lr *= min(16 / c.batch_size, 1.0)
         c.total_steps, c.batch_size = 4, 16
+        if "warmup_steps" in c.schedule:
+            c.schedule.warmup_steps = min(c.schedule.warmup_steps, 2)
         own = c.data.resolution
         own.points = tuple((fraction, pixels // 4) for fraction, pixels in own.points)
         own.multiple = max(own.multiple // 4, 1)

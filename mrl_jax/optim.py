@@ -100,9 +100,16 @@ OPTIMIZERS = {"adafactor": _adafactor, "adamw": _adamw, "lamb": _lamb, "sgd": _s
 
 
 def make_schedule(lr: float, total_steps: int, options: Mapping[str, Any]) -> Schedule:
-    """The learning rate as a function of the number of updates done."""
+    """The learning rate as a function of the number of updates done; see `too_long` for a run of few updates."""
     schedule, arguments = pick("schedule", SCHEDULES, options)
-    return schedule(lr, total_steps, **arguments)
+    return schedule(lr, total_steps, **arguments | dict.fromkeys(too_long(options, total_steps), total_steps))
+
+
+def too_long(options: Mapping[str, Any], total_steps: int) -> dict[str, int]:
+    """The parts of a schedule that would outlast the run, by field; they are cut to total_steps: a recipe can be tried
+    for a few updates with no other change.
+    """
+    return {n: options[n] for n in ("warmup_steps", "cooldown_steps") if options.get(n, 0) > total_steps}
 
 
 def make_optimizer(

@@ -23,6 +23,7 @@ from mrl_jax import (
     estimate,
     flops,
     inputs,
+    optim,
     parts,
     report,
     results,
@@ -207,6 +208,9 @@ def _describe(run: parts.Parts, start: Start) -> str:
         begun += " from {path}, step {step}, SHA-256 {sha256}".format(**start.init)
     share = inputs.cut_share(run.config, run.train_source)
     cut = f"; data.text.context={run.config.data.text.context} cuts {100 * share:.3g} % of the texts" if share else ""
+    total = run.config.total_steps
+    long = optim.too_long(run.config.schedule, total)
+    cut += "".join(f"; schedule.{name}={value} is cut to total_steps={total}" for name, value in long.items())
     return (
         f"{configs.name_of(run.config.model)}, head {run.config.head}, dims {run.nesting.dims}, "
         f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} examples, "

@@ -59,7 +59,7 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     assert "python -m mrl_jax.train --config=configs/" in text
     full, debug = load(path, "mrl"), load(path, "debug")
     assert set(full) == set(debug) == set(defaults.default())
-    assert debug.total_steps < 10
+    assert debug.schedule.get("warmup_steps", 0) < debug.total_steps < 10
     if full.model.name in ("resnet", "vit"):
         assert debug.optim.lr == pytest.approx(full.optim.lr * 16 / full.batch_size), "a small batch, a small rate"
     assert debug.data.name.startswith("synthetic")

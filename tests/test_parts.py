@@ -5,7 +5,8 @@ import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import parts
+from mrl_jax import parts, train
+from mrl_jax.start import Start
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,13 @@ from mrl_jax import parts
 def test_bad_fields_are_named_before_compilation(change, message):
     with pytest.raises(ValueError, match=message):
         parts.assemble(tiny.config(**change))
+
+
+def test_a_run_says_that_its_warm_up_was_cut():
+    for steps, said in ((6, False), (7, True)):
+        run = parts.assemble(tiny.config(schedule__warmup_steps=steps))
+        line = train._describe(run, Start(run.abstract_state, 0, -1, None))
+        assert ("schedule.warmup_steps=7 is cut to total_steps=6" in line) == said
 
 
 def test_evaluators_are_made_from_the_config():
