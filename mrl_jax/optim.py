@@ -19,9 +19,11 @@ def piecewise_linear(
     lr: float, total_steps: int, *, points: Sequence[tuple[float, float]] = ((0.0, 1e-4), (0.05, 1.0), (1.0, 0.0))
 ) -> Schedule:
     """Linear between (fraction of total_steps, multiple of lr) points: ffcv's "cyclic" (MRL's recipe for ImageNet)."""
-    at, multiple = zip(*points)
-    if list(at) != sorted(at) or at[0] != 0 or at[-1] != 1:
-        raise ValueError(f"schedule.points={tuple(points)}: fractions must rise from 0 to 1")
+    at, multiple = zip(*points) if points and all(len(point) == 2 for point in points) else ((), ())
+    if list(at) != sorted(at) or not at or at[0] != 0 or at[-1] != 1:
+        raise ValueError(
+            f"schedule.points={tuple(points)}: give (fraction, multiple of lr) pairs; fractions must rise from 0 to 1"
+        )
     return lambda step: lr * jnp.interp(step / total_steps, jnp.asarray(at), jnp.asarray(multiple))
 
 

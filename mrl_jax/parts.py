@@ -26,7 +26,7 @@ from mrl_jax import (
     switchable,
     widths,
 )
-from mrl_jax.choices import choose, keywords, pick
+from mrl_jax.choices import check_like, choose, keywords, naming, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore, dims_of
@@ -73,6 +73,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
+    limits.check_types(config)
     limits.check_numbers(config)
     limits.check_expressions(config)
     training = num_classes is None
@@ -119,6 +120,8 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     inputs.check_text(config.data.kind, config.data.text, defaults.default().data.text)
     objectives.check_negatives(config.loss.name, config.data.text.negatives)
     source = inputs.train_source(config.data)
+    with naming(f"data.eval_split={config.data.eval_split!r}"):
+        inputs.eval_source(config, config.data.eval_split)
     inputs.check_negatives(config.data.text.negatives, source)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
@@ -218,7 +221,7 @@ def _optimizer(
 
 def _evaluator(config: ml_collections.ConfigDict, name: str, options: Mapping[str, Any]) -> Any:
     own = dict(options)
-    own.pop("every")
+    check_like(f"evals.{name}.every", own.pop("every", None), 0)
     make, arguments = pick(f"evals.{name}", EVALUATORS, own)
     if "split" in keywords(make) and not arguments.get("split"):
         arguments["split"] = config.data.eval_split
@@ -228,11 +231,10 @@ def _evaluator(config: ml_collections.ConfigDict, name: str, options: Mapping[st
 def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting) -> None:
     """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding."""
 
-    def load(what: str, split: str) -> sources.Source:
-        try:
+    def load(name: str, split: str) -> sources.Source:
+        field = next((field for field, value in config.evals[name].items() if value == split), "split")
+        with naming(f"config.evals.{name}.{field}={split!r}"):
             return inputs.eval_source(config, split)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from error
 
     for name, evaluator in evaluators.items():
         try:
@@ -241,7 +243,7 @@ def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str
             raise ValueError(f"config.evals.{name}.{error}") from error
         if hasattr(evaluator, "check"):
             what = f"config.evals.{name}.name={config.evals[name].name!r}"
-            evaluator.check(what, config.data.kind, functools.partial(load, what))
+            evaluator.check(what, config.data.kind, functools.partial(load, name))
 
 
 def init_state(parts: Parts) -> step.State:
