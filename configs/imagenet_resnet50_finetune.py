@@ -43,7 +43,7 @@ def get_config(mode: str = "fc") -> ml_collections.ConfigDict:
     c.dtype = "bfloat16"
     c.nesting.dims = Nesting.halving(2048, 8).dims
     c.loss.label_smoothing = 0.1
-    c.init = {"path": "runs/ff2048", "skip": "^head/"}
+    c.init.path, c.init.skip = "runs/ff2048", "^head/"
 
     c.model = {**defaults.resnet("50"), "blurpool": True}
     c.data.name = "tfds:imagenet2012"

@@ -5,7 +5,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mrl_jax import config as defaults
-from mrl_jax import models
+from mrl_jax import limits, models
 from mrl_jax.nesting import Nesting
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -59,6 +59,7 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     assert "python -m mrl_jax.train --config=configs/" in text
     full, debug = load(path, "mrl"), load(path, "debug")
     assert set(full) == set(debug) == set(defaults.default())
+    limits.check_types(full)
     assert debug.schedule.get("warmup_steps", 0) < debug.total_steps < 10
     if full.model.name in ("resnet", "vit"):
         assert debug.optim.lr == pytest.approx(full.optim.lr * 16 / full.batch_size), "a small batch, a small rate"
@@ -69,6 +70,11 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     assert (ff.head, ff.nesting.dims) == ("ff", (16,))
     with pytest.raises(ValueError, match="config mode 'fast'"):
         load(path, "fast")
+
+
+@pytest.mark.parametrize("mode", ["bct=0.5", "asymmetric=0.5", "simplex", "sandwich"])
+def test_methods_of_sfsc_have_every_field(mode):
+    limits.check_types(load(CONFIGS[0].parent / "sfsc_resnet.py", mode))
 
 
 def test_slimmable_gives_every_dim_a_width_of_its_own():
