@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from mrl_jax import trees
 
 MANIFEST = "manifest.json"
+_FIRST = "first_sha256"  # of the manifest before it was amended
 _ARRAYS = "commit_success.txt"  # of Orbax: all the arrays are there
 
 
@@ -87,12 +88,12 @@ class Checkpoints:
         self._commit.start()
 
     def amend(self, step: int, run: Mapping[str, Any]) -> None:
-        """Replaces what `save` got as `run`, in one rename."""
+        """Replaces what `save` got as `run`, in one rename; the checkpoint keeps its `digest`."""
         self.wait()
         if jax.process_index() == 0:
             directory = self._directory / str(step)
             files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
-            _write_manifest(directory, {"step": step, **run}, files)
+            _write_manifest(directory, {"step": step, **run, _FIRST: digest(self._directory, step)}, files)
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises RuntimeError if it failed."""
@@ -236,10 +237,16 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
         multihost_utils.sync_global_devices("set_aside")
 
 
+def digest(directory: os.PathLike | str, step: int) -> str:
+    """What tells a checkpoint from any other: the SHA-256 of its manifest as saved, which lists every file's."""
+    content = (pathlib.Path(directory) / str(step) / MANIFEST).read_bytes()
+    return json.loads(content).get(_FIRST) or hashlib.sha256(content).hexdigest()
+
+
 def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
     """What `save` got as `run`, and `step`."""
     manifest = json.loads((pathlib.Path(directory) / str(step) / MANIFEST).read_text(encoding="utf-8"))
-    return {name: value for name, value in manifest.items() if name not in ("files", "sha256")}
+    return {name: value for name, value in manifest.items() if name not in ("files", "sha256", _FIRST)}
 
 
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:

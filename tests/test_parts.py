@@ -156,7 +156,7 @@ def test_so_is_one_of_what_a_name_chooses(field, value):
 def test_a_run_says_that_its_warm_up_was_cut():
     for steps, said in ((6, False), (7, True)):
         run = parts.assemble(tiny.config(schedule__warmup_steps=steps))
-        line = train._describe(run, Start(run.abstract_state, 0, -1, None))
+        line = train._describe(run, Start(run.abstract_state, 0, -1, (), None))
         assert ("schedule.warmup_steps=7 is cut to total_steps=6" in line) == said
 
 
