@@ -8,6 +8,7 @@ that are not finite, which no save writes. `checkpoints.saved`, beside the folde
 are lost from one that was killed in its first save.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -49,7 +50,11 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])
-        self._checkpointer = ocp.training.Checkpointer(
+        # Made by the first save: it clears unfinished saves in a thread that only a save waits for, and that would
+        # outlive a process which saves nothing.
+        self._checkpointer: ocp.training.Checkpointer | None = None
+        self._make_checkpointer = functools.partial(
+            ocp.training.Checkpointer,
             self._directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -72,6 +77,8 @@ class Checkpoints:
                 f"after step {step} the state holds values that are not finite, so it is not saved: lower optim.lr or "
                 f"set optim.clip_norm; the checkpoints below {self._directory} are from before it"
             )
+        if self._checkpointer is None:
+            self._checkpointer = self._make_checkpointer()
         response = self._checkpointer.save_async(step, state, force=True)
 
         def commit():
@@ -112,7 +119,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            if self._checkpointer is not None:
+                self._checkpointer.close()
 
 
 def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:

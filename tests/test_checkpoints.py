@@ -134,6 +134,14 @@ def test_what_is_amended_is_all_that_changes(saved):
     assert (checkpoints.load(saved, 5, STATE)["a"] == STATE["a"] + 5).all()
 
 
+def test_a_process_that_saves_nothing_begins_nothing_of_orbax(saved, monkeypatch):
+    # Its clearing of unfinished saves is waited for by a save alone, and fails where the interpreter ends first.
+    monkeypatch.setattr(checkpoints.ocp.training, "Checkpointer", lambda *_, **__: pytest.fail("begun"))
+    saver = checkpoints.Checkpoints(saved, keep=2, keep_period=3)
+    saver.amend(5, RUN)
+    saver.close()
+
+
 def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
