@@ -94,7 +94,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
         objectives.check_data(config.loss.name, config.data.kind, config.batch_size)
         objectives.check_model(config.loss.name, config.head, config.model.name)
     source, stages = _data(config)
-    _check_evaluators(config, evaluators, nesting)
+    _check_evaluators(config, evaluators, nesting, num_classes or source.num_classes)
     batch = stages[0][1]
     # A trained model that is shown images alone does not read texts: any number of token ids will do.
     ids, pad = (source.vocabulary.size, source.vocabulary.pad) if source.vocabulary else (int(not training), 0)
@@ -228,8 +228,12 @@ def _evaluator(config: ml_collections.ConfigDict, name: str, options: Mapping[st
     return make(**arguments)
 
 
-def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting) -> None:
-    """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding."""
+def _check_evaluators(
+    config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting, num_classes: int
+) -> None:
+    """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding or
+    classes beyond the head.
+    """
 
     def load(name: str, split: str) -> sources.Source:
         field = next((field for field, value in config.evals[name].items() if value == split), "split")
@@ -241,9 +245,11 @@ def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str
             dims_of(nesting, tuple(config.evals[name].get("dims", ())))
         except ValueError as error:
             raise ValueError(f"config.evals.{name}.{error}") from error
+        what, split = f"config.evals.{name}.name={config.evals[name].name!r}", functools.partial(load, name)
         if hasattr(evaluator, "check"):
-            what = f"config.evals.{name}.name={config.evals[name].name!r}"
-            evaluator.check(what, config.data.kind, functools.partial(load, name))
+            evaluator.check(what, config.data.kind, split)
+        if hasattr(evaluator, "check_head"):
+            evaluator.check_head(what, num_classes, split)
 
 
 def init_state(parts: Parts) -> step.State:

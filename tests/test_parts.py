@@ -1,5 +1,6 @@
 """Bad input: one clear error, before anything is compiled."""
 
+import contextlib
 import re
 
 import command
@@ -180,6 +181,16 @@ def test_an_evaluator_that_names_no_split_has_that_of_the_data(monkeypatch, own,
     monkeypatch.setitem(parts.EVALUATORS, "count", Count)
     config = tiny.config(data__eval_split="train", evals={"mine": {"name": "count", "every": 0, **own}})
     assert parts.assemble(config).evaluators["mine"].split == split
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "right"), [("classification", 5, False), ("classification", 6, True), ("knn", 5, True)]
+)
+def test_a_head_is_not_asked_for_classes_that_it_has_not_learnt(name, known, right):
+    message = r"'classification' asks the head, which knows the 5 classes of training, .* split 'test' has 6: .*'knn'"
+    config = tiny.config(evals={"mine": {"name": name, "every": 0}})
+    with contextlib.nullcontext() if right else pytest.raises(ValueError, match=message):
+        parts.assemble(config, num_classes=known)
 
 
 PAIRS = {
