@@ -54,7 +54,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.adafactor(1e-3), "weight_decay": 1e-4, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule = {"name": "linear", "warmup_steps": 10_000, "final": 0.0}
-    c.evals = {"pairs": {"name": "pair_retrieval", "every": 10_000, "split": "test", "dims": ()}}
+    c.evals = {"pairs": {"name": "pair_retrieval", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = [word for word in mode.split(",") if word]
     if "small" in words:
@@ -62,7 +62,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     if "sigmoid" in words:
         c.loss.name, c.model.bias = "sigmoid", -10.0
     if "debug" in words:
-        c.dtype, c.schedule.warmup_steps = "float32", 2
+        c.dtype = "float32"
         c.model.image, c.model.text = defaults.vit("mu/16"), {**c.model.text, "variant": "mu", "remat": False}
         c.nesting.dims = (4, 8, 32)
         c.data.train_ops = "decode(3)|random_resized_crop(32)|flip_lr"
@@ -83,7 +83,7 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.optim = {**defaults.adamw(1e-3), "weight_decay": 1e-2, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule.warmup_steps, c.checkpoint.every = 50, 200
     c.evals = {
-        "pairs": {"name": "pair_retrieval", "every": 0, "split": "test", "dims": ()},
-        "zero_shot": {"name": "zero_shot", "every": 0, "split": "test", "templates": ("{}",), "dims": ()},
-        "knn": {"name": "knn", "every": 0, "split": "test", "gallery": "train", "k": 1, "dims": ()},
+        "pairs": {"name": "pair_retrieval", "every": 0, "split": "", "dims": ()},
+        "zero_shot": {"name": "zero_shot", "every": 0, "split": "", "templates": ("{}",), "dims": ()},
+        "knn": {"name": "knn", "every": 0, "split": "", "gallery": "train", "k": 1, "dims": ()},
     }

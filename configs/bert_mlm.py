@@ -37,7 +37,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.adamw(1e-4), "weight_decay": 0.01, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule = {"name": "linear", "warmup_steps": 10_000, "final": 0.0}
-    c.evals = {"masked_lm": {"name": "masked_lm", "every": 10_000, "split": "test", "dims": ()}}
+    c.evals = {"masked_lm": {"name": "masked_lm", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = [word for word in mode.split(",") if word]
     if "small" in words or "debug" in words:
@@ -48,7 +48,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         c.optim.lr, c.schedule.warmup_steps = 1e-3, 400
         c.evals["masked_lm"].every, c.checkpoint.every = 2000, 1000
     if "debug" in words:
-        c.model.variant, c.nesting.dims, c.schedule.warmup_steps = "mu", (4, 8, 32), 2
+        c.model.variant, c.nesting.dims = "mu", (4, 8, 32)
     defaults.apply_mode(c, ",".join(word for word in words if word != "small"), size=8)
     c.head = "ff" if c.head == "ff" else "mrl_e"
     return c

@@ -21,7 +21,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.nesting.weights = (2.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
     c.data.name, c.data.eval_split = "icons:identities", "query"
-    c.evals = {"knn": {**c.evals.knn, "split": "query", "gallery": "gallery"}}
+    c.evals = {"knn": {**c.evals.knn, "gallery": "gallery"}}
 
     c.model = {**defaults.resnet("10"), "base_width": 32}
     c.data.train_ops = "decode|random_shift(4)"

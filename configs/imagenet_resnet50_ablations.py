@@ -65,7 +65,6 @@ def get_config(mode: str = "8boost") -> ml_collections.ConfigDict:
     c.optim = {**defaults.sgd(0.425), "weight_decay": 1e-4, "no_decay": "/bn"}
     c.schedule = {"name": "piecewise_linear", "points": ((0.0, 1e-4), (2 / 40, 1.0), (1.0, 0.0))}
 
-    c.evals.classification.split = c.evals.knn.split = "validation"
     c.evals.classification.every = 5000
     c.checkpoint.every = 2500
     rest = [word for word in mode.split(",") if not ablate(c, word)]

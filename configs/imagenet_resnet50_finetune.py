@@ -43,7 +43,7 @@ def get_config(mode: str = "fc") -> ml_collections.ConfigDict:
     c.dtype = "bfloat16"
     c.nesting.dims = Nesting.halving(2048, 8).dims
     c.loss.label_smoothing = 0.1
-    c.init = {"path": "runs/ff2048", "skip": "^head/"}
+    c.init.path, c.init.skip = "runs/ff2048", "^head/"
 
     c.model = {**defaults.resnet("50"), "blurpool": True}
     c.data.name = "tfds:imagenet2012"
@@ -56,7 +56,6 @@ def get_config(mode: str = "fc") -> ml_collections.ConfigDict:
     c.optim = {**defaults.sgd(0.1), "weight_decay": 1e-4, "no_decay": "/bn", "freeze": FREEZE[trained[0]]}
     c.schedule = {"name": "piecewise_linear", "points": ((0.0, 1e-4), (2 / 40, 1.0), (1.0, 0.0))}
 
-    c.evals.classification.split = c.evals.knn.split = "validation"
     c.evals.classification.every = 2500
     c.checkpoint.every = 1250
     if "debug" in words:

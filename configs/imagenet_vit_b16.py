@@ -35,14 +35,12 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.optim = {**defaults.adamw(1e-3), "weight_decay": 0.1, "clip_norm": 1.0}
     c.schedule.warmup_steps = 10_000
 
-    c.evals.classification.split = c.evals.knn.split = "validation"
     c.evals.classification.every = 10_000
     c.checkpoint.every = 5000
     defaults.apply_mode(c, mode, size=32)
     if "debug" in mode.split(","):
         # A width of 768 would take minutes on a CPU; the smallest ViT takes the same path.
         c.model.variant = "Ti/16"
-        c.schedule.warmup_steps = 2
         if c.head != "ff":
             c.nesting.dims = Nesting.halving(192, 12).dims
     return c

@@ -40,12 +40,10 @@ def get_config(mode: str = "multi_label") -> ml_collections.ConfigDict:
     c.schedule.warmup_steps = 5000
 
     # No 1-NN here: a gallery of 300 million images is a matter for `embed`.
-    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "val", "dims": ()}}
+    c.evals = {"classification": {"name": "classification", "every": 10_000, "split": "", "dims": ()}}
     c.checkpoint.every = 5000
     words = mode.split(",")
     if "multi_label" in words:
         c.head, c.loss = "mrl_e", {"name": "binary", "chunk": 0}
     defaults.apply_mode(c, ",".join(word for word in words if word != "multi_label"), size=32)
-    if "debug" in words:
-        c.schedule.warmup_steps = 2
     return c

@@ -86,7 +86,7 @@ def _alone(c: ml_collections.ConfigDict, method: str, width: str) -> None:
         raise ValueError(f"config mode {method}={width!r} needs a width, as in {method}=0.25")
     c.model.widths, c.model.width = (), float(width)
     if method == "bct":
-        c.init = {"path": "runs/i1", "skip": "^backbone/"}
+        c.init.path, c.init.skip = "runs/i1", "^backbone/"
         c.optim.freeze = "^head/"
     if method == "asymmetric":
         full = dict(c.model)

@@ -34,7 +34,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.adamw(2e-5), "weight_decay": 0.01, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule = {"name": "linear", "warmup_steps": 500, "final": 0.0}
-    c.evals = {"pairs": {"name": "pair_retrieval", "every": 1000, "split": "test", "dims": ()}}
+    c.evals = {"pairs": {"name": "pair_retrieval", "every": 1000, "split": "", "dims": ()}}
     c.checkpoint.every = 1000
     words = [word for word in mode.split(",") if word]
     if "small" in words or "debug" in words:
@@ -45,7 +45,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         c.optim.lr, c.schedule.warmup_steps, c.checkpoint.every = 1e-3, 50, 200
         c.evals.pairs.every = 0
     if "debug" in words:
-        c.model.variant, c.nesting.dims, c.schedule.warmup_steps = "mu", (4, 8, 32), 2
+        c.model.variant, c.nesting.dims = "mu", (4, 8, 32)
     defaults.apply_mode(c, ",".join(word for word in words if word != "small"), size=8)
     c.head = "ff" if c.head == "ff" else "none"  # the embedding is the output
     return c

@@ -45,6 +45,5 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
 
     c.optim = {**defaults.sgd(lr, nesterov=True), "weight_decay": 5e-4, "no_decay": "bn"}
     c.schedule.warmup_steps = c.total_steps // 30
-    c.evals.classification.split = c.evals.knn.split = "val"
     c.checkpoint.every = 400
     return defaults.apply_mode(c, ",".join(word for word in words if word != "small"), size=32)

@@ -8,6 +8,7 @@ that are not finite, which no save writes. `checkpoints.saved`, beside the folde
 are lost from one that was killed in its first save.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from jax.experimental import multihost_utils
 from mrl_jax import trees
 
 MANIFEST = "manifest.json"
+_FIRST = "first_sha256"  # of the manifest before it was amended
 _ARRAYS = "commit_success.txt"  # of Orbax: all the arrays are there
 
 
@@ -48,7 +50,11 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_period)] if keep_period else [])
-        self._checkpointer = ocp.training.Checkpointer(
+        # Made by the first save: it clears unfinished saves in a thread that only a save waits for, and that would
+        # outlive a process which saves nothing.
+        self._checkpointer: ocp.training.Checkpointer | None = None
+        self._make_checkpointer = functools.partial(
+            ocp.training.Checkpointer,
             self._directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -71,6 +77,8 @@ class Checkpoints:
                 f"after step {step} the state holds values that are not finite, so it is not saved: lower optim.lr or "
                 f"set optim.clip_norm; the checkpoints below {self._directory} are from before it"
             )
+        if self._checkpointer is None:
+            self._checkpointer = self._make_checkpointer()
         response = self._checkpointer.save_async(step, state, force=True)
 
         def commit():
@@ -87,12 +95,12 @@ class Checkpoints:
         self._commit.start()
 
     def amend(self, step: int, run: Mapping[str, Any]) -> None:
-        """Replaces what `save` got as `run`, in one rename."""
+        """Replaces what `save` got as `run`, in one rename; the checkpoint keeps its `digest`."""
         self.wait()
         if jax.process_index() == 0:
             directory = self._directory / str(step)
             files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
-            _write_manifest(directory, {"step": step, **run}, files)
+            _write_manifest(directory, {"step": step, **run, _FIRST: digest(self._directory, step)}, files)
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises RuntimeError if it failed."""
@@ -111,7 +119,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            if self._checkpointer is not None:
+                self._checkpointer.close()
 
 
 def _write_manifest(directory: pathlib.Path, run: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
@@ -236,10 +245,16 @@ def set_aside(directory: os.PathLike | str, after: int | None) -> None:
         multihost_utils.sync_global_devices("set_aside")
 
 
+def digest(directory: os.PathLike | str, step: int) -> str:
+    """What tells a checkpoint from any other: the SHA-256 of its manifest as saved, which lists every file's."""
+    content = (pathlib.Path(directory) / str(step) / MANIFEST).read_bytes()
+    return json.loads(content).get(_FIRST) or hashlib.sha256(content).hexdigest()
+
+
 def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
     """What `save` got as `run`, and `step`."""
     manifest = json.loads((pathlib.Path(directory) / str(step) / MANIFEST).read_text(encoding="utf-8"))
-    return {name: value for name, value in manifest.items() if name not in ("files", "sha256")}
+    return {name: value for name, value in manifest.items() if name not in ("files", "sha256", _FIRST)}
 
 
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:

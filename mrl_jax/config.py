@@ -7,7 +7,16 @@ from typing import Any
 import ml_collections
 
 # Fields that may differ when a run continues: they change what is reported or kept, never what is computed.
-SAFE_TO_CHANGE = ("checkpoint.", "data.dir", "data.workers", "evals.", "log.", "nan_patience", "profile.")
+SAFE_TO_CHANGE = (
+    "checkpoint.",
+    "data.dir",
+    "data.eval_split",
+    "data.workers",
+    "evals.",
+    "log.",
+    "nan_patience",
+    "profile.",
+)
 # Groups whose fields depend on the name in them: they are assigned whole, and never completed with defaults.
 CHOSEN = ("model", "loss", "optim", "schedule", "evals", "mix")
 
@@ -62,7 +71,7 @@ def default() -> ml_collections.ConfigDict:
         "mixture": (),  # (name, split, weight) of each part of a mixture to train on; none: train_split of name
         "balance": 0.0,  # sampling of classes: 0 as they are, 1 equally often, 0.5 by the square root of their size
         "train_split": "train",
-        "eval_split": "test",
+        "eval_split": "test",  # of embed, and of every evaluator that names no split of its own
         "train_ops": "decode",  # see mrl_jax/data/images.py; {size} in it stands for the size of `resolution`
         "eval_ops": "decode",
         # (fraction of the run, size) points of a line, rounded to a multiple; none: the sizes of train_ops
@@ -77,7 +86,8 @@ def default() -> ml_collections.ConfigDict:
     }
 
     c.optim = adamw(1e-3)
-    c.schedule = {"name": "cosine", "warmup_steps": 0, "final": 0.0}  # the others: mrl_jax/optim.py
+    # warmup_steps: at most total_steps, to which it is cut; the other schedules: mrl_jax/optim.py
+    c.schedule = {"name": "cosine", "warmup_steps": 0, "final": 0.0}
 
     c.mesh = {"data": -1, "fsdp": 1, "model": 1}  # devices per axis; -1: all that are left
     c.sharding = {
@@ -91,11 +101,11 @@ def default() -> ml_collections.ConfigDict:
     c.evals = {
         "classification": {
             "name": "classification",
-            "every": 0,
-            "split": "test",
+            "every": 0,  # at the end only
+            "split": "",  # data.eval_split
             "dims": (),
-        },  # every 0: at the end only
-        "knn": {"name": "knn", "every": 0, "split": "test", "gallery": "train", "k": 1, "dims": ()},
+        },
+        "knn": {"name": "knn", "every": 0, "split": "", "gallery": "train", "k": 1, "dims": ()},
     }
     c.checkpoint = {"every": 1000, "keep": 2, "keep_period": 0}
     c.log = {"every": 50, "tensorboard": False, "wandb": ""}  # wandb: the project's name
@@ -187,8 +197,10 @@ def taught(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, 
     return {"name": "taught", "student": dict(student), "teacher": dict(teacher)}
 
 
-def linear_probe(split: str = "test", train: str = "train") -> dict[str, Any]:
-    """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`."""
+def linear_probe(split: str = "", train: str = "train") -> dict[str, Any]:
+    """Options of the ridge probe, for `config.evals.linear_probe`: fitted on `train`, accuracy on `split`; none given,
+    on data.eval_split.
+    """
     return {"name": "linear_probe", "every": 0, "split": split, "train": train, "dims": (), "seed": 0}
 
 
@@ -215,12 +227,14 @@ def debug(c: ml_collections.ConfigDict, *, size: int, channels: int = 3) -> ml_c
         c.data.eval_batch_size = 16
         c.optim.lr *= min(16 / c.batch_size, 1.0)
         c.total_steps, c.batch_size = 4, 16
+        if "warmup_steps" in c.schedule:
+            c.schedule.warmup_steps = min(c.schedule.warmup_steps, 2)
         own = c.data.resolution
         own.points = tuple((fraction, pixels // 4) for fraction, pixels in own.points)
         own.multiple = max(own.multiple // 4, 1)
         c.checkpoint.every, c.log.every = 2, 1
         for evaluator in c.evals.values():
-            evaluator.every, evaluator.split = 2, "test"
+            evaluator.every, evaluator.split = 2, ""
             if "gallery" in evaluator:
                 evaluator.gallery = "train"
     return c

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mrl_jax.choices import choose
+from mrl_jax.choices import choose, naming
 from mrl_jax.data import images, pipeline, resolution, sources
 from mrl_jax.data.text import transforms
 from mrl_jax.data.text.tokenizer import Tokenizer
@@ -75,11 +75,11 @@ def _abstract(transform: pipeline.Transform, source: sources.Source, rows: int) 
 def train_source(data: ml_collections.ConfigDict) -> sources.Source:
     """The data to train on: one dataset or a mixture."""
     if not data.mixture:
-        return sources.load(data.name, data.train_split, data_dir=data.dir)
-    for part in data.mixture:
-        if len(part) != 3 or not isinstance(part[2], int | float) or not part[2] > 0:
-            raise ValueError(f"data.mixture: {part!r} must be (name, split, weight), with a positive weight")
-    return sources.concatenate([sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture])
+        with naming(f"data.name={data.name!r}, data.train_split={data.train_split!r}"):
+            return sources.load(data.name, data.train_split, data_dir=data.dir)
+    with naming("data.mixture"):
+        found = [sources.load(name, split, data_dir=data.dir) for name, split, _ in data.mixture]
+    return sources.concatenate(found)
 
 
 def check_negatives(wanted: int, source: sources.Source) -> None:
@@ -156,7 +156,10 @@ def cut_share(config: ml_collections.ConfigDict, source: sources.Source, looked_
 def _images(config, source):
     data = config.data
     found = resolution.specs(data.train_ops, data.resolution.points, data.resolution.multiple, config.total_steps)
-    return Transforms([(first, images.parse(spec)) for first, spec in found], images.parse(data.eval_ops))
+    with naming("data.train_ops"):
+        train = [(first, images.parse(spec)) for first, spec in found]
+    with naming("data.eval_ops"):
+        return Transforms(train, images.parse(data.eval_ops))
 
 
 def _masked_text(config, source):

@@ -1,13 +1,65 @@
-"""Numbers and regular expressions of a config that no run can have, told before anything is built."""
+"""Types, numbers and regular expressions of a config that no run can have, told before anything is built."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
+from mrl_jax import config as defaults
 from mrl_jax import trees
-from mrl_jax.choices import choose
+from mrl_jax.choices import check_like, choose, is_like
+
+
+def _all(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple | list) and all(map(accepts, value))
+
+
+def _of(*examples: Any) -> Callable[[Any], bool]:
+    """A tuple with as many entries, each of the type of its example."""
+    return lambda v: isinstance(v, tuple | list) and len(v) == len(examples) and all(map(is_like, v, examples))
+
+
+# Tuples of which a default does not say all.
+_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "nesting.weights": (_all(lambda v: is_like(v, 0.0)), "numbers, one for each dim, or () for 1 each"),
+    "optim.multipliers": (_all(_of("", 0.0)), "(regex, factor) pairs, for example (('head/', 10.0),)"),
+    "sharding.rules": (
+        _all(lambda v: _of("", ())(v) and all(axis in (None, "data", "fsdp", "model") for axis in v[1])),
+        "(regex, axes) pairs, an axis of the mesh or None for each dimension, for example (('bias', ('model',)),)",
+    ),
+    "data.mean": (lambda v: is_like(v, (0.5,)) and len(v) > 0, "one number, or one for each channel"),
+    "data.std": (
+        lambda v: is_like(v, (0.5,)) and len(v) > 0 and min(v) > 0,
+        "one positive number, or one for each channel",
+    ),
+    "data.mixture": (
+        _all(lambda v: _of("", "", 0.0)(v) and v[2] > 0),
+        "(name, split, weight) of each part, with a positive weight",
+    ),
+    "data.resolution.points": (_all(_of(0.0, 0)), "(fraction of the run, size) pairs"),
+}
+
+
+def check_types(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a field of another type than its default. Of those that depend on a name, `pick` looks at
+    what is not looked at here.
+    """
+    flat, default = trees.flatten(config.to_dict()), defaults.default().to_dict()
+    optim = defaults.sgd(0.1) | defaults.adafactor(0.1) | defaults.adamw(0.1)
+    optional = trees.flatten({"optim": optim, "loss": default["loss"]})
+    known = {name: own for name, own in default.items() if name not in defaults.CHOSEN}
+    known |= {"optim": {"lr": 0.1} | defaults.REGULARISATION, "mix": default["mix"]}
+    known = {name: own for name, own in optional.items() if name in flat} | trees.flatten(known)
+    for name, (accepts, meaning) in _ENTRIES.items():
+        value = flat.get(name.replace(".", "/"), ())
+        if not accepts(value):
+            raise ValueError(f"{name}={value!r} must be {meaning}")
+    for name, own in known.items():
+        field = name.replace("/", ".")
+        if name not in flat:
+            raise ValueError(f"{field} is missing: set it, for example to {own!r}")
+        check_like(field, flat[name], own)
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:
@@ -18,6 +70,7 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     least |= {"checkpoint/keep_period": 0, "data/workers": 0, "optim/weight_decay": 0, "optim/clip_norm": 0}
     least |= {"loss/chunk": 0} if "chunk" in config.loss else {}
     least |= {"accumulate": 1, "nan_patience": 1, "nesting/sample": 0, "optim/ema": 0}
+    least |= {"data/resolution/multiple": 1, "sharding/fsdp_min_size": 0}
     for name, value in least.items():
         if flat[name] < value:
             raise ValueError(f"{name.replace('/', '.')}={flat[name]} must be at least {value}")
@@ -34,9 +87,11 @@ def check_training(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for a number that no training can have; a trained model is used whatever it was."""
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed={config.seed} must be in 0..{2**63 - 1}")
-    if not 0 <= config.optim.get("momentum", 0) < 1:
-        raise ValueError(f"optim.momentum={config.optim.momentum} must be in [0, 1), for example 0.9; 0 for none")
+    for name in ("momentum", "b1", "b2"):
+        if not 0 <= config.optim.get(name, 0) < 1:
+            raise ValueError(f"optim.{name}={config.optim[name]} must be in [0, 1), for example 0.9; 0 for none")
     least = {f"schedule.{name}": config.schedule.get(name, 0) for name in ("warmup_steps", "final", "cooldown_steps")}
+    least |= {f"optim.{name}": config.optim.get(name, 0) for name in ("eps", "clip_threshold")}
     least |= {f"evals.{name}.every": own.every for name, own in config.evals.items()}
     for name, value in least.items():
         if not value >= 0:

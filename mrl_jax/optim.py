@@ -19,9 +19,11 @@ def piecewise_linear(
     lr: float, total_steps: int, *, points: Sequence[tuple[float, float]] = ((0.0, 1e-4), (0.05, 1.0), (1.0, 0.0))
 ) -> Schedule:
     """Linear between (fraction of total_steps, multiple of lr) points: ffcv's "cyclic" (MRL's recipe for ImageNet)."""
-    at, multiple = zip(*points)
-    if list(at) != sorted(at) or at[0] != 0 or at[-1] != 1:
-        raise ValueError(f"schedule.points={tuple(points)}: fractions must rise from 0 to 1")
+    at, multiple = zip(*points) if points and all(len(point) == 2 for point in points) else ((), ())
+    if list(at) != sorted(at) or not at or at[0] != 0 or at[-1] != 1:
+        raise ValueError(
+            f"schedule.points={tuple(points)}: give (fraction, multiple of lr) pairs; fractions must rise from 0 to 1"
+        )
     return lambda step: lr * jnp.interp(step / total_steps, jnp.asarray(at), jnp.asarray(multiple))
 
 
@@ -100,9 +102,16 @@ OPTIMIZERS = {"adafactor": _adafactor, "adamw": _adamw, "lamb": _lamb, "sgd": _s
 
 
 def make_schedule(lr: float, total_steps: int, options: Mapping[str, Any]) -> Schedule:
-    """The learning rate as a function of the number of updates done."""
+    """The learning rate as a function of the number of updates done; see `too_long` for a run of few updates."""
     schedule, arguments = pick("schedule", SCHEDULES, options)
-    return schedule(lr, total_steps, **arguments)
+    return schedule(lr, total_steps, **arguments | dict.fromkeys(too_long(options, total_steps), total_steps))
+
+
+def too_long(options: Mapping[str, Any], total_steps: int) -> dict[str, int]:
+    """The parts of a schedule that would outlast the run, by field; they are cut to total_steps: a recipe can be tried
+    for a few updates with no other change.
+    """
+    return {n: options[n] for n in ("warmup_steps", "cooldown_steps") if options.get(n, 0) > total_steps}
 
 
 def make_optimizer(

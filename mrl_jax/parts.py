@@ -26,7 +26,7 @@ from mrl_jax import (
     switchable,
     widths,
 )
-from mrl_jax.choices import choose, pick
+from mrl_jax.choices import check_like, choose, keywords, naming, pick
 from mrl_jax.data import pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore, dims_of
@@ -73,6 +73,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     Raises:
       ValueError, FileNotFoundError: naming the field, its value and the remedy.
     """
+    limits.check_types(config)
     limits.check_numbers(config)
     limits.check_expressions(config)
     training = num_classes is None
@@ -86,14 +87,14 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     make_objective, arguments = pick("loss", objectives.OBJECTIVES, config.loss)
     mixing.make(config.mix)
     objectives.check_mix(config.loss.name, config.mix.name)
-    evaluators = {name: _evaluator(name, options) for name, options in config.evals.items()}
+    evaluators = {name: _evaluator(config, name, options) for name, options in config.evals.items()}
 
     if training:
         limits.check_training(config)
         objectives.check_data(config.loss.name, config.data.kind, config.batch_size)
         objectives.check_model(config.loss.name, config.head, config.model.name)
     source, stages = _data(config)
-    _check_evaluators(config, evaluators, nesting)
+    _check_evaluators(config, evaluators, nesting, num_classes or source.num_classes)
     batch = stages[0][1]
     # A trained model that is shown images alone does not read texts: any number of token ids will do.
     ids, pad = (source.vocabulary.size, source.vocabulary.pad) if source.vocabulary else (int(not training), 0)
@@ -119,6 +120,8 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     inputs.check_text(config.data.kind, config.data.text, defaults.default().data.text)
     objectives.check_negatives(config.loss.name, config.data.text.negatives)
     source = inputs.train_source(config.data)
+    with naming(f"data.eval_split={config.data.eval_split!r}"):
+        inputs.eval_source(config, config.data.eval_split)
     inputs.check_negatives(config.data.text.negatives, source)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
@@ -216,30 +219,37 @@ def _optimizer(
     return optim.make_optimizer(schedule, own, multiplier=multiplier, **shared)
 
 
-def _evaluator(name: str, options: Mapping[str, Any]) -> Any:
+def _evaluator(config: ml_collections.ConfigDict, name: str, options: Mapping[str, Any]) -> Any:
     own = dict(options)
-    own.pop("every")
+    check_like(f"evals.{name}.every", own.pop("every", None), 0)
     make, arguments = pick(f"evals.{name}", EVALUATORS, own)
+    if "split" in keywords(make) and not arguments.get("split"):
+        arguments["split"] = config.data.eval_split
     return make(**arguments)
 
 
-def _check_evaluators(config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting) -> None:
-    """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding."""
+def _check_evaluators(
+    config: ml_collections.ConfigDict, evaluators: Mapping[str, Any], nesting: Nesting, num_classes: int
+) -> None:
+    """Raises ValueError for an evaluator that the data are of no use to, or that asks for dims beyond the embedding or
+    classes beyond the head.
+    """
 
-    def load(what: str, split: str) -> sources.Source:
-        try:
+    def load(name: str, split: str) -> sources.Source:
+        field = next((field for field, value in config.evals[name].items() if value == split), "split")
+        with naming(f"config.evals.{name}.{field}={split!r}"):
             return inputs.eval_source(config, split)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from error
 
     for name, evaluator in evaluators.items():
         try:
             dims_of(nesting, tuple(config.evals[name].get("dims", ())))
         except ValueError as error:
             raise ValueError(f"config.evals.{name}.{error}") from error
+        what, split = f"config.evals.{name}.name={config.evals[name].name!r}", functools.partial(load, name)
         if hasattr(evaluator, "check"):
-            what = f"config.evals.{name}.name={config.evals[name].name!r}"
-            evaluator.check(what, config.data.kind, functools.partial(load, what))
+            evaluator.check(what, config.data.kind, split)
+        if hasattr(evaluator, "check_head"):
+            evaluator.check_head(what, num_classes, split)
 
 
 def init_state(parts: Parts) -> step.State:
@@ -324,7 +334,7 @@ def _of_nesting(parts: Parts, name: str, nesting: Nesting) -> Any:
     own = tuple(m for m in dims if m <= nesting.full)
     if own == dims:
         return parts.evaluators[name]
-    return _evaluator(name, {**options, "dims": own}) if own else None
+    return _evaluator(parts.config, name, {**options, "dims": own}) if own else None
 
 
 def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) -> FeatureStore:

@@ -24,6 +24,7 @@ from mrl_jax import (
     flops,
     host_memory,
     inputs,
+    optim,
     parts,
     report,
     results,
@@ -65,7 +66,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
         )
         stack.callback(saver.close)
         loop = _Loop(run, path, writer, progress, saver, start.init)
-        return loop.run(start.state, start.step, start.evaluated, preemption)
+        return loop.run(start, preemption)
 
 
 class _Loop:
@@ -87,13 +88,14 @@ class _Loop:
         self._embeds = parts.make_embeds(run)
         self._updates: dict[Any, tuple[Any, int]] = {}  # by the shapes of the batch
 
-    def run(self, state: State, step: int, evaluated: int, preemption: distributed.Preemption) -> bool:
-        config = self._config
+    def run(self, start: Start, preemption: distributed.Preemption) -> bool:
+        config, state, step, evaluated = self._config, start.state, start.step, start.evaluated
         saved, batches, shape, recorder = step, None, None, None
         trace = Trace(self._path / "profile", config.profile.first_step, config.profile.steps)
         while True:
             stop = preemption.reached(step)
-            due = [] if stop or step == evaluated else self._due_evaluators(step)
+            due = start.owed if step == evaluated else self._due_evaluators(step)
+            due = [] if stop else list(due)
             if recorder and due:
                 recorder.flush()
             if due:
@@ -151,6 +153,8 @@ class _Loop:
                 self._path, values, step=step, nesting=self._run.nesting, head=self._config.head, command=command
             )
             if step == self._config.total_steps:
+                found = results.read(self._path)  # those that were not owed too
+                values = {n: found[n]["values"] for n in self._config.evals if n in found and found[n]["step"] == step}
                 results.plot(self._path / "plots" / "accuracy.png", values, self._run.nesting)
                 report.write(self._path, configs.to_json(self._config))
         return True
@@ -204,10 +208,15 @@ def _describe(run: parts.Parts, start: Start) -> str:
     size = trees.count(start.state.params)
     devices = jax.devices()
     begun = f"continuing from step {start.step}" if start.step else "starting"
+    if start.owed:
+        begun += f" to evaluate what is new or changed: {', '.join(start.owed)}"
     if start.init and not start.step:
         begun += " from {path}, step {step}, SHA-256 {sha256}".format(**start.init)
     share = inputs.cut_share(run.config, run.train_source)
     cut = f"; data.text.context={run.config.data.text.context} cuts {100 * share:.3g} % of the texts" if share else ""
+    total = run.config.total_steps
+    long = optim.too_long(run.config.schedule, total)
+    cut += "".join(f"; schedule.{name}={value} is cut to total_steps={total}" for name, value in long.items())
     return (
         f"{configs.name_of(run.config.model)}, head {run.config.head}, dims {run.nesting.dims}, "
         f"{size / 1e6:.2f} M parameters; {run.config.data.name}: {len(run.train_source.records)} examples, "

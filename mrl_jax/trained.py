@@ -1,6 +1,5 @@
 """A trained run seen from its folder alone: which checkpoint, its config on the devices at hand, its variables."""
 
-import hashlib
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -188,5 +187,4 @@ def identity(path: pathlib.Path, step: int) -> dict[str, Any]:
     # A training that goes on from an export keeps this record at later steps, where the weights are no longer its.
     if "width" in origin and origin["step"] == step:
         return {name: origin[name] for name in _OF_EXPORTS if name in origin}
-    manifest = path / "checkpoints" / str(step) / checkpoints.MANIFEST
-    return {"step": step, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    return {"step": step, "manifest_sha256": checkpoints.digest(path / "checkpoints", step)}

@@ -53,9 +53,9 @@ def read(path: str) -> Source:
             "(RUN/checkpoints/STEP), nor a .safetensors file (made by `python -m mrl_jax.convert`)"
         )
     variables = evaluated(**checkpoints.load_on_host(directory, step, EVALUATED))
-    manifest = directory / str(step) / checkpoints.MANIFEST
     tokenizer = checkpoints.read_run(directory, step).get("tokenizer")  # None in runs of images
-    return Source(_flat(variables), {"path": path, "step": step, "sha256": _digest(manifest)}, tokenizer)
+    identity = {"path": path, "step": step, "sha256": checkpoints.digest(directory, step)}
+    return Source(_flat(variables), identity, tokenizer)
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -124,12 +124,22 @@ def test_every_file_is_covered_by_the_manifest(saved):
 
 
 def test_what_is_amended_is_all_that_changes(saved):
-    saver = checkpoints.Checkpoints(saved, keep=2, keep_period=3)
-    saver.amend(5, RUN | {"evaluated": 5})
+    saver, before = checkpoints.Checkpoints(saved, keep=2, keep_period=3), checkpoints.digest(saved, 5)
+    for evaluated in (4, 5):
+        saver.amend(5, RUN | {"evaluated": evaluated})
     saver.close()
+    assert checkpoints.digest(saved, 5) == before != checkpoints.digest(saved, 4)
     assert checkpoints.newest(saved) == 5
     assert checkpoints.read_run(saved, 5) == {"step": 5, "config": {"x": [1, 2]}, "evaluated": 5}
     assert (checkpoints.load(saved, 5, STATE)["a"] == STATE["a"] + 5).all()
+
+
+def test_a_process_that_saves_nothing_begins_nothing_of_orbax(saved, monkeypatch):
+    # Its clearing of unfinished saves is waited for by a save alone, and fails where the interpreter ends first.
+    monkeypatch.setattr(checkpoints.ocp.training, "Checkpointer", lambda *_, **__: pytest.fail("begun"))
+    saver = checkpoints.Checkpoints(saved, keep=2, keep_period=3)
+    saver.amend(5, RUN)
+    saver.close()
 
 
 def test_a_failed_save_is_raised_with_the_remedy(tmp_path, monkeypatch):

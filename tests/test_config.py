@@ -5,7 +5,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mrl_jax import config as defaults
-from mrl_jax import models
+from mrl_jax import limits, models
 from mrl_jax.nesting import Nesting
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -30,8 +30,8 @@ def test_a_misspelt_field_is_refused_with_a_suggestion():
 def test_differences_name_the_fields():
     old, new = defaults.to_json(defaults.default()), defaults.to_json(defaults.default())
     new["optim"]["lr"] = 1.0
-    new["log"]["every"] = 3
-    assert set(defaults.differences(old, new)) == {"optim.lr", "log.every"}
+    new["log"]["every"], new["data"]["eval_split"] = 3, "val"
+    assert set(defaults.differences(old, new)) == {"optim.lr", "log.every", "data.eval_split"}
     with pytest.raises(ValueError, match=r"optim\.lr: 0\.001 -> 1\.0.*another --workdir"):
         defaults.check_resumable(old, new, "runs/q")
     new["optim"]["lr"] = old["optim"]["lr"]
@@ -59,15 +59,22 @@ def test_every_config_has_its_modes_and_a_docstring(path):
     assert "python -m mrl_jax.train --config=configs/" in text
     full, debug = load(path, "mrl"), load(path, "debug")
     assert set(full) == set(debug) == set(defaults.default())
-    assert debug.total_steps < 10
+    limits.check_types(full)
+    assert debug.schedule.get("warmup_steps", 0) < debug.total_steps < 10
     if full.model.name in ("resnet", "vit"):
         assert debug.optim.lr == pytest.approx(full.optim.lr * 16 / full.batch_size), "a small batch, a small rate"
     assert debug.data.name.startswith("synthetic")
+    assert not any(own.split for own in full.evals.values()), "data.eval_split chooses what is evaluated on"
     assert full.head == "none" or load(path, "mrl_e").head == "mrl_e"  # models of pairs have no head
     ff = load(path, "ff=16,debug")
     assert (ff.head, ff.nesting.dims) == ("ff", (16,))
     with pytest.raises(ValueError, match="config mode 'fast'"):
         load(path, "fast")
+
+
+@pytest.mark.parametrize("mode", ["bct=0.5", "asymmetric=0.5", "simplex", "sandwich"])
+def test_methods_of_sfsc_have_every_field(mode):
+    limits.check_types(load(CONFIGS[0].parent / "sfsc_resnet.py", mode))
 
 
 def test_slimmable_gives_every_dim_a_width_of_its_own():

@@ -37,6 +37,15 @@ def test_schedules_at_known_points(options, at, expected):
     np.testing.assert_allclose(values(options)[list(at)], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_a_warm_up_longer_than_the_run_takes_the_whole_run(name):
+    fields = {"warmup_steps", "cooldown_steps"} & set(choices.keywords(optim.SCHEDULES[name]))
+    long, whole = ({"name": name, **dict.fromkeys(fields, steps)} for steps in (500, 100))
+    np.testing.assert_array_equal(values(long), values(whole))
+    assert set(optim.too_long(long, 100)) == fields
+    assert not optim.too_long(whole, 100)
+
+
 def test_a_missing_option_is_named():
     def needy(*, points, steps=3):
         return points, steps

@@ -1,11 +1,15 @@
 """Bad input: one clear error, before anything is compiled."""
 
+import contextlib
+import re
+
 import command
 import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import parts
+from mrl_jax import parts, train
+from mrl_jax.start import Start
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,91 @@ def test_bad_fields_are_named_before_compilation(change, message):
         parts.assemble(tiny.config(**change))
 
 
+NAN, PAIR = float("nan"), r"must be \(regex, factor\) pairs"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"),
+    [
+        ("nesting.weights", ("a", "b", "c"), "must be numbers, one for each dim"),
+        ("nesting.weights", None, "must be numbers, one for each dim"),
+        ("nesting.dims", None, "must be a tuple"),
+        ("optim.multipliers", ("head", 2.0), PAIR),
+        ("optim.multipliers", (("head", "2"),), PAIR),
+        ("optim.multipliers", ((3, 2.0),), PAIR),
+        ("sharding.rules", (("head", "data"),), r"must be \(regex, axes\) pairs"),
+        ("sharding.rules", (("head", ("rows",)),), "an axis of the mesh or None"),
+        ("data.mean", (), "must be one number, or one for each channel"),
+        ("data.mean", (0.1, 0.2, 0.3), "does not fit 1 channels: pass one float, or one for each"),
+        ("data.mean", ("a",), "must be one number, or one for each channel"),
+        ("data.std", (0.5, 0.5), "does not fit 1 channels"),
+        ("data.std", (0.0,), "must be one positive number"),
+        ("data.std", (NAN,), "must be one positive number"),
+        ("data.mixture", (3,), r"must be \(name, split, weight\)"),
+        ("data.mixture", (("icons", "train", 0.0),), "with a positive weight"),
+        ("data.mixture", (("synthetic", "trian", 1.0),), "did you mean 'train'"),
+        ("data.resolution.points", (0.5,), r"must be \(fraction of the run, size\) pairs"),
+        ("data.resolution.multiple", 0, "must be at least 1"),
+        ("data.name", "icon", "did you mean 'icons'"),
+        ("data.train_split", "trian", "did you mean 'train'"),
+        ("data.eval_split", "tets", "did you mean 'test'"),
+        ("data.train_ops", "decode|flip", "did you mean 'flip_lr'"),
+        ("data.eval_ops", "decode(", "write it as 'decode|flip_lr'"),
+        ("evals.knn.split", "tets", "did you mean 'test'"),
+        ("evals.knn.gallery", "trian", "did you mean 'train'"),
+        ("evals.knn.dims", ("a",), "are not in 1..32"),
+        ("evals.knn.dims", (1.5,), "are not in 1..32"),
+        ("evals.knn.k", "1", "must be a whole number, for example 1"),
+        ("evals.knn.every", None, "must be a whole number, for example 0"),
+        ("evals.knn.name", "kn", "did you mean 'knn'"),
+        ("model.widths", 0.5, "must be a tuple of such entries"),
+        ("model.dropout", "x", "must be a finite number, for example 0.0"),
+        ("sharding.fsdp_min_size", -1, "must be at least 0"),
+        ("loss.label_smoothing", NAN, "must be a finite number"),
+        ("loss.chunk", 1.5, "must be a whole number"),
+        ("optim.b1", 1.0, r"must be in \[0, 1\)"),
+        ("optim.b2", -0.5, r"must be in \[0, 1\)"),
+        ("optim.eps", -1e-8, "must be at least 0"),
+        ("optim.ema", NAN, "must be a finite number"),
+        ("optim.lr", float("inf"), "must be a finite number"),
+        ("optim.clip_norm", None, "must be a finite number"),
+        ("optim.freeze", None, "must be a text"),
+        ("schedule.final", "x", "must be a finite number"),
+        ("mix.mixup_alpha", "x", "must be a finite number"),
+        ("total_steps", None, "must be a whole number"),
+        ("data.text.whole_word", "yes", "must be True or False"),
+    ],
+)
+def test_a_wrong_value_or_type_is_told_with_its_field(field, value, remedy):
+    config, last = tiny.config(), field.split(".")[-1]
+    node = config
+    for name in field.split(".")[:-1]:
+        node = node[name]
+    with node.ignore_type():
+        node[last] = value
+    with pytest.raises(ValueError, match=rf"{re.escape(field)}.*{remedy}") as error:
+        parts.assemble(config)
+    assert str(value) in str(error.value) or last == "mixture"  # of several parts the one
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("optim.momentum", "0.9"), ("optim.nesterov", "no"), ("schedule.points", ((0, 1, 2), (1, 0, 2)))],
+)
+def test_so_is_one_of_what_a_name_chooses(field, value):
+    group, last = field.split(".")
+    chosen = {"optim": defaults.sgd(0.1), "schedule": {"name": "piecewise_linear"}}[group]
+    with pytest.raises(ValueError, match=rf"^{re.escape(field)}={re.escape(repr(value))}"):
+        parts.assemble(tiny.config(**{group: {**chosen, last: value}}))
+
+
+def test_a_run_says_that_its_warm_up_was_cut():
+    for steps, said in ((6, False), (7, True)):
+        run = parts.assemble(tiny.config(schedule__warmup_steps=steps))
+        line = train._describe(run, Start(run.abstract_state, 0, -1, (), None))
+        assert ("schedule.warmup_steps=7 is cut to total_steps=6" in line) == said
+
+
 def test_evaluators_are_made_from_the_config():
     config = tiny.config()
     with config.unlocked():
@@ -81,6 +170,27 @@ def test_evaluators_are_made_from_the_config():
         config.evals.linear_probe.trian = "train"
     with pytest.raises(ValueError, match=r"evals\.linear_probe\.trian=.* is not an option"):
         parts.assemble(config)
+
+
+@pytest.mark.parametrize(("own", "split"), [({}, "train"), ({"split": ""}, "train"), ({"split": "test"}, "test")])
+def test_an_evaluator_that_names_no_split_has_that_of_the_data(monkeypatch, own, split):
+    class Count:
+        def __init__(self, *, split="test"):
+            self.split = split
+
+    monkeypatch.setitem(parts.EVALUATORS, "count", Count)
+    config = tiny.config(data__eval_split="train", evals={"mine": {"name": "count", "every": 0, **own}})
+    assert parts.assemble(config).evaluators["mine"].split == split
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "right"), [("classification", 5, False), ("classification", 6, True), ("knn", 5, True)]
+)
+def test_a_head_is_not_asked_for_classes_that_it_has_not_learnt(name, known, right):
+    message = r"'classification' asks the head, which knows the 5 classes of training, .* split 'test' has 6: .*'knn'"
+    config = tiny.config(evals={"mine": {"name": name, "every": 0}})
+    with contextlib.nullcontext() if right else pytest.raises(ValueError, match=message):
+        parts.assemble(config, num_classes=known)
 
 
 PAIRS = {

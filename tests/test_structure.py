@@ -92,7 +92,7 @@ ALLOWED = {
     "parts": FOUNDATION
     | {"config", "data", "evals", "flips", "inputs", "limits", "mixing", "models", "objectives", "optim", "sharding"}
     | {"step", "surgery", "switchable", "widths"},
-    "limits": FOUNDATION,
+    "limits": FOUNDATION | {"config"},
 }
 
 

@@ -2,6 +2,7 @@
 
 One that does not fit all data has `check(what, kind, split)` besides, called before anything is compiled. It raises
 ValueError, beginning with `what`, where data.kind or a split, `split(name)`, a `data.sources.Source`, is of no use.
+One that asks the head has `check_head(what, known, split)`, which does so where the head knows too few classes.
 """
 
 from mrl_jax.evals.classification import Classification

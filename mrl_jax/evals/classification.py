@@ -31,6 +31,10 @@ class Classification:
         needs.kinds(what, kind, ("image",))
         needs.classes(what, split(self._split))
 
+    def check_head(self, what: str, known: int, split: Callable[[str], Any]) -> None:
+        """Raises ValueError where the split has more classes than the head: a label that it lacks has no rank."""
+        needs.known_classes(what, known, split(self._split))
+
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
         """Yields `top1@dim` and `top5@dim`, fractions of the split."""
         features = store(self._split)

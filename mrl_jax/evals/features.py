@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mrl_jax.choices import is_like
 from mrl_jax.nesting import Nesting
 
 # What a model does not see of a batch.
@@ -112,7 +113,7 @@ def dims_of(nesting: Nesting, dims: tuple[int, ...]) -> tuple[int, ...]:
       ValueError: for a dim outside 1..full.
     """
     if dims:
-        wrong = [m for m in dims if not 1 <= m <= nesting.full]
+        wrong = [m for m in dims if not is_like(m, 1) or not 1 <= m <= nesting.full]
         if wrong:
             raise ValueError(f"dims={tuple(dims)}: {wrong} are not in 1..{nesting.full}, the size of the embedding")
         return tuple(sorted(set(dims)))

@@ -26,6 +26,15 @@ def classes(what: str, *found: Any) -> None:
             )
 
 
+def known_classes(what: str, known: int, source: Any) -> None:
+    """Raises ValueError unless a source has no more classes than the head of the model knows."""
+    if source.num_classes > known:
+        raise ValueError(
+            f"{what} asks the head, which knows the {known} classes of training, and dataset {source.name!r} split "
+            f"{source.split!r} has {source.num_classes}: evaluate it by 'knn', or name a split of those classes"
+        )
+
+
 def class_names(what: str, source: Any) -> None:
     """Raises ValueError unless a source has names of its classes, and one label an example."""
     if source.label_names is None or source.max_labels > 1:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrl_jax import trees
-from mrl_jax.choices import choose, pick
+from mrl_jax.choices import check_like, choose, pick
 from mrl_jax.models import elastic, embedders, heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
 from mrl_jax.models.frozen import frozen_norms
@@ -112,7 +112,7 @@ def build(
     mean, std = (tuple(np.ravel(x).tolist()) for x in (mean, std))
     choose("dtype", dtype, DTYPES)
     if min(std) <= 0:
-        raise ValueError(f"std={std} must be positive")
+        raise ValueError(f"data.std={std} must be positive")
     if name in embedders.BUILDERS:
         inputs = embedders.Inputs(vocabulary, pad, mean, std)
         module, distance = embedders.build(name, options, head, nesting, dtype, inputs)
@@ -149,7 +149,9 @@ def embed_dim(options: Mapping[str, Any]) -> int:
 def _backbones(options: Mapping[str, Any]) -> tuple[Any, dict[float, Any]]:
     """The backbone whose variables are stored, and those of all widths."""
     options = dict(options)
-    widths, width = tuple(options.pop("widths", ())), options.pop("width", 1.0)
+    widths, width = options.pop("widths", ()), options.pop("width", 1.0)
+    check_like("model.widths", widths, (0.25, 0.5, 1.0))
+    widths = tuple(widths)
     embedding = options.pop("embedding", "equal")
     make, options = pick("model", BACKBONES, options)
     backbone = make(**options)

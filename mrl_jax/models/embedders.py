@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from mrl_jax import trees
-from mrl_jax.choices import choose, pick
+from mrl_jax.choices import check_like, choose, pick
 from mrl_jax.models import bert, elastic, resnet, vit
 from mrl_jax.models.dual_encoder import DualEncoder
 from mrl_jax.models.elastic import whole
@@ -132,6 +132,8 @@ def functions(name: str, module: nn.Module, freeze: str) -> tuple[Callable, Call
 
 
 def _temperature(*, scale: float = 1 / 0.07, max_scale: float = 100.0, bias: float = 0.0) -> Temperature:
+    for name, value in {"scale": scale, "max_scale": max_scale, "bias": bias}.items():
+        check_like(f"model.{name}", value, 1.0)
     if not 0 < scale <= max_scale:
         raise ValueError(f"model.scale={scale} must be positive and at most model.max_scale={max_scale}")
     return Temperature(float(scale), float(max_scale), float(bias))

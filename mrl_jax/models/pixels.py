@@ -28,7 +28,7 @@ def standardize(image_BxHxWxC: jax.Array, mean: Sequence[float], std: Sequence[f
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
             raise ValueError(
-                f"{name}={tuple(values)} does not fit {channels} channels: pass one float, or one for each"
+                f"data.{name}={tuple(values)} does not fit {channels} channels: pass one float, or one for each"
             )
     mean_1x1x1xC = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
     std_1x1x1xC = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
