@@ -82,12 +82,11 @@ _DEBUG = _PAPER | {
     "vit_dims": "12,16,24,32,48,64,96,128,192",
     "pairs_dims": "4,8,12,16,24,32",
 }
-_OWN = _PAPER | {"shifted": "", "test_split": "val", "few": "--split=val", "few_split": "val"}
+_OWN = _PAPER | {"shifted": "", "index_ks": "--ks=100", "test_split": "val", "few": "--split=val", "few_split": "val"}
 _OWN |= dict.fromkeys(("large", "large_train", "large_test", "only_flips")) | {"flips": ""}
 _TINY = _OWN | {"test": "array_record:tiny"}
 _ICONS = _OWN | {"test": "icons", "test_split": "test", "few": "--split=test", "few_split": "test", "shots": "1"}
 _ICONS |= {"tail": "--groups=5,10 --imbalance=10", "hierarchy": None, "shortlists": "100,200,400,800"}
-_ICONS |= {"index_ks": "--ks=1000"}
 _R50, _R18 = "configs/imagenet_resnet50.py", "configs/tiny_imagenet_resnet18.py"
 _SMALL = JFT + ALIGN + BERT + TUNED[1:]
 SCALES = {

@@ -1,7 +1,6 @@
 """What an index costs and what it finds: time to build and to search, bytes, and recall of exact search."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +10,7 @@ from mrl_jax import indexes, timing
 from mrl_jax.choices import choose
 from mrl_jax.evals import retrieval
 from mrl_jax.evals.gallery import Gallery
-from mrl_jax.evals.retrieval_study import counts
-
-REPEATS = 3  # of a search of all queries; the median is told
+from mrl_jax.evals.retrieval_study import REPEATS, TIMED_QUERIES, counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Measured:
       scores: `ann_recall`, the share of exact search's neighbours at that dim, and what `retrieval.metrics` gives;
         fractions.
       build_seconds: to train and to fill it.
-      ms_per_query: all queries at once, by as many threads as faiss takes.
+      ms_per_query: of at most TIMED_QUERIES at once, by as many threads as faiss takes; the median of REPEATS.
       bytes: that it takes in a file.
       operations: features compared for one query, on average.
     """
@@ -66,26 +63,34 @@ def run(
     """
     relevant_Q = counts(labels_N, labels_Q)
     for dim in dims:
-        queries_QxM, truth_QxK = indexes.unit(queries_QxD, dim), None
-        for kind in dict.fromkeys(("flat", *kinds)):  # what is exact comes first: recall is of it
+        queries_QxM = indexes.unit(queries_QxD, dim)
+        truth_QxK = indexes.build("flat", gallery.rows, dim).search(queries_QxM, k)[1]
+        for kind in kinds:
             if indexes.refusal(kind, len(gallery.rows), dim):
                 continue
             began = time.perf_counter()
             index = indexes.build(kind, gallery.rows, dim, seed=seed)
-            costs = {"build_seconds": time.perf_counter() - began, "bytes": indexes.size(index)}
-            own = indexes.KINDS[kind]
-            for effort in (efforts or own.efforts) if own.effort else own.efforts:
-                index.set_effort(effort)
-                ms, (_, rows_QxK) = timing.median_ms(functools.partial(index.search, queries_QxM, k), REPEATS)
-                truth_QxK = rows_QxK if truth_QxK is None else truth_QxK
-                if kind in kinds:
-                    found = retrieval.metrics(np.where(rows_QxK >= 0, labels_N[rows_QxK], -1), labels_Q, k, relevant_Q)
-                    scores = {"ann_recall": recall(rows_QxK, truth_QxK), **found}
-                    costs |= {
-                        "ms_per_query": ms / len(queries_QxM),
-                        "operations": dim * index.operations(queries_QxM, k),
-                    }
-                    yield Measured(f"{kind}:{effort}" if own.effort else kind, dim, scores, **costs)
+            built = time.perf_counter() - began
+            for name in _efforts(index, efforts):
+                rows_QxK = index.search(queries_QxM, k)[1]
+                labels_QxK = np.where(rows_QxK >= 0, labels_N[rows_QxK], -1)
+                scores = retrieval.metrics(labels_QxK, labels_Q, k, relevant_Q)
+                scores["ann_recall"] = recall(rows_QxK, truth_QxK)
+                yield Measured(name, dim, scores, built, *_costs(index, queries_QxM[:TIMED_QUERIES], k))
+
+
+def _efforts(index: indexes.Index, efforts: Sequence[int]) -> Iterator[str]:
+    """Sets each effort in turn; yields the name of the index with it."""
+    own = indexes.KINDS[index.kind]
+    for effort in (efforts or own.efforts) if own.effort else own.efforts:
+        index.set_effort(effort)
+        yield f"{index.kind}:{effort}" if own.effort else index.kind
+
+
+def _costs(index: indexes.Index, queries_QxM: np.ndarray, k: int) -> tuple[float, int, float]:
+    """Milliseconds a query, bytes, and features compared for a query."""
+    ms, _ = timing.median_ms(lambda: index.search(queries_QxM, k), REPEATS)
+    return ms / len(queries_QxM), indexes.size(index), index.dim * index.operations(queries_QxM, k)
 
 
 def check(kinds: Sequence[str], efforts: Sequence[int], rows: int, dims: Sequence[int]) -> None:
