@@ -13,6 +13,9 @@ if importlib.metadata.version("jax").startswith("0.10."):
     CHEAP += " --xla_cpu_use_fusion_emitters=false"  # half the time; later versions end at a flag they do not know
 os.environ["CHEAP_XLA_FLAGS"] = CHEAP
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {CHEAP}"
+# Each of eight devices holds a thread for every collective that it waits in; with fewer of them than that, a program
+# with two collectives at a time waits for ever.
+os.environ.setdefault("NPROC", "32")
 
 # What one process compiled the others load: both workers of pytest, and the commands that tests start.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
