@@ -14,8 +14,8 @@ Expected, published, accuracy at 12 to 768 dims: MRL 59.92 62.05 63.40 64.15 64.
 `:small` is BERT-Tiny with norms before the branches, for texts of 64 tokens from a corpus of some megabytes and a
 vocabulary of some thousands, on two CPU cores; `python -m experiments.texts` prepares one and runs it.
 7 to 11 minutes alone at 200 to 330 texts a second. Expected, % of masked pieces at 8 to 128 dims, on two English
-Bibles, measured once, seed 0: 21.8 28.6 32.2 33.4 33.6. Twice the rate after 100 updates left the frequencies of pieces
-in one run of two (experiments/results/bert_mlm_small*.json).
+Bibles, seed 0: 21.6 28.4 32.4 33.5 33.7 on one core (experiments/results/bert_mlm_small.json), 21.8 28.6 32.2 33.4
+33.6 on two. Twice the rate after 100 updates left the frequencies of pieces in one run of two.
 """
 
 import ml_collections
