@@ -11,8 +11,8 @@ prepared with its own tokenizer.json), pooled by the mean; both texts are cut an
 not run by us. With hard negatives: `--config.data.text.negatives=K`.
 
 `:small` is a BERT-Tiny from scratch, for two CPU cores; `python -m experiments.text_pairs` runs and measures it, at 300
-steps about 3 minutes a run. Expected: experiments/results/text_pairs_wiki.json, 22.4 to 43.0 % of the texts find the
-other one of their pair first among 986, at 8 to 128 dims; models of single dims 25.7 to 47.6.
+steps about 3 minutes a run. Expected: experiments/results/text_pairs_wiki.json, 25.2 to 45.9 % of the texts find the
+other one of their pair first among 986, at 8 to 128 dims; models of single dims 26.5 to 51.3.
 """
 
 import ml_collections
