@@ -19,35 +19,48 @@ _CPU_LINES = 64
 
 
 class Tile(NamedTuple):
-    """One chunk: columns `start` to `start + size` of the arrays at hand, the first being class `first` of all."""
+    """One chunk: columns `start` to `start + size` of the arrays at hand, the first being class `first` of all.
+
+    Where it is `turned`, every matrix lies with its classes first: (C, rows), and logits as (c, B).
+    """
 
     start: jax.Array | int
     size: int
     first: jax.Array | int
+    turned: bool = False
 
-    def cut(self, x: jax.Array, low: int = 0, high: int | None = None, turned: bool = False) -> jax.Array:
-        """The chunk of x (C,), or of rows low:high of x (rows, C), which lies as (C, rows) where it is `turned`."""
+    @property
+    def axis(self) -> int:
+        """The axis of the classes in a matrix."""
+        return 0 if self.turned else 1
+
+    def cut(self, x: jax.Array, low: int = 0, high: int | None = None) -> jax.Array:
+        """The chunk of x (C,), or of rows low:high of x (rows, C)."""
         if x.ndim == 1:
             return lax.dynamic_slice(x, (self.start,), (self.size,))
-        high = x.shape[int(turned)] if high is None else high
-        if turned:
-            return lax.dynamic_slice(x, (self.start, low), (self.size, high - low)).T
-        return lax.dynamic_slice(x, (low, self.start), (high - low, self.size))
+        rows = (x.shape[1 - self.axis] if high is None else high) - low
+        sizes = (self.size, rows) if self.turned else (rows, self.size)
+        return lax.dynamic_slice(x, self._at(low), sizes)
 
-    def put(self, x: jax.Array, value: jax.Array, low: int = 0, turned: bool = False) -> jax.Array:
+    def put(self, x: jax.Array, value: jax.Array, low: int = 0) -> jax.Array:
         """`x` with the chunk (from row `low` on) replaced by `value`, (c,) or (rows, c)."""
-        if turned:
-            return lax.dynamic_update_slice(x, value.T.astype(x.dtype), (self.start, low))
-        at = (self.start,) if x.ndim == 1 else (low, self.start)
+        at = (self.start,) if x.ndim == 1 else self._at(low)
         return lax.dynamic_update_slice(x, value.astype(x.dtype), at)
+
+    def _at(self, low: int):
+        return (self.start, low) if self.turned else (low, self.start)
+
+    def rows(self, x_B: jax.Array) -> jax.Array:
+        """One number for each row, beside logits: (B, 1)."""
+        return jnp.expand_dims(x_B, self.axis)
 
     def position(self, labels_B: jax.Array) -> jax.Array:
         """The column of each label in the chunk, (B, 1): not in 0..size-1 if the label lies elsewhere."""
-        return labels_B.astype(jnp.int32)[:, None] - self.first
+        return self.rows(labels_B.astype(jnp.int32)) - self.first
 
     def is_label(self, labels_B: jax.Array) -> jax.Array:
         """Where in the chunk each label is, (B, c) bool."""
-        return self.position(labels_B) == jnp.arange(self.size)[None]
+        return self.position(labels_B) == jnp.expand_dims(jnp.arange(self.size), 1 - self.axis)
 
 
 def choose_chunk(n_classes: int, levels: int, rows: int, shards: int, chunk: int | None) -> int:
@@ -81,12 +94,12 @@ def _aligned(n_classes: int, count: int) -> int:
     return n_classes if count == 1 else min((lines + (lines + 1) % 2) * _CPU_LINES, n_classes)
 
 
-def fold(step: Callable, carry, n_classes: int, chunk: int, first: jax.Array | int):
+def fold(step: Callable, carry, n_classes: int, chunk: int, first: jax.Array | int, turned: bool = False):
     """`step(carry, tile)` over `n_classes` columns; the last tile is smaller where the chunk does not divide them."""
     full, rest = divmod(n_classes, chunk)
 
     def body(j, carry):
-        return step(carry, Tile(j * chunk, chunk, first + j * chunk))
+        return step(carry, Tile(j * chunk, chunk, first + j * chunk, turned))
 
     carry = body(0, carry) if full == 1 else lax.fori_loop(0, full, body, carry)
-    return step(carry, Tile(full * chunk, rest, first + full * chunk)) if rest else carry
+    return step(carry, Tile(full * chunk, rest, first + full * chunk, turned)) if rest else carry

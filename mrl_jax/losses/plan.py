@@ -26,7 +26,10 @@ class Head(NamedTuple):
 
 
 class Criterion(Protocol):
-    """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice."""
+    """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice.
+
+    Logits are (B, c), and (c, B) in a tile that is `turned`.
+    """
 
     def start(self, shape: tuple[int, int]):
         """S before any class is seen, from (G, B)."""
@@ -40,7 +43,10 @@ class Criterion(Protocol):
         """
 
     def residual(self, logits_Bxc: jax.Array, saved, targets: jax.Array, tile: Tile, scale: jax.Array) -> jax.Array:
-        """scale (P - Y): the derivative of one level's per-example loss by its logits, times a scalar or (B, 1)."""
+        """scale (P - Y): the derivative of one level's per-example loss by its logits, times a scalar or (B, 1).
+
+        `saved` is the level's, of what `finish` returns.
+        """
 
 
 class Plan(NamedTuple):
@@ -49,7 +55,8 @@ class Plan(NamedTuple):
     Where `keeps` is set, the logits of the full dim (B x C) are not computed again for the backward pass: they wait in
     the memory of the kernel's gradient (D x C), which is not needed before. Where `cosine` is set, the logits are the
     cosines of each prefix with the columns of its kernel, and biases have no part in them. Where `turned` is set, a
-    kernel lies as (C, D), as a table of embeddings does: turning it, and its gradient, would copy both.
+    kernel lies as (C, D), as a table of embeddings does: turning it, and its gradient, would copy both. Logits lie
+    as (c, B) then: residuals that lie as (B, c) would be turned for each level's product with the features.
     """
 
     criterion: Criterion
@@ -94,9 +101,21 @@ class Plan(NamedTuple):
         """How a head lies on the shards of the classes."""
         return Head(P(CLASS_AXIS, None) if self.turned else P(None, CLASS_AXIS), P(CLASS_AXIS))
 
+    def lay(self, x: jax.Array) -> jax.Array:
+        """A matrix (or number) as it lies here; of one that does, as it is written."""
+        return x.T if self.turned else x
+
+    def axis(self, written: int) -> int:
+        """Where an axis of a matrix lies."""
+        return 1 - written if self.turned else written
+
+    def product(self, x: jax.Array, y: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
+        """`product` of two matrices that lie as they do here, over axes of what is written."""
+        return product(y, x, (1 - contract[1], 1 - contract[0])) if self.turned else product(x, y, contract)
+
     def fold(self, step, carry):
         """`step(carry, tile)` over the classes at hand."""
-        return fold(step, carry, self.width, self.chunk, self.first)
+        return fold(step, carry, self.width, self.chunk, self.first, self.turned)
 
     def sum(self, x):
         """The sum over the shards of the classes."""

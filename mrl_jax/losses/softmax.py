@@ -40,13 +40,14 @@ class Softmax(NamedTuple):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
         position = tile.position(targets)
         is_label = tile.is_label(targets)
-        rivals = [jnp.where(is_label, -jnp.inf, a).max(axis=1) for a in logits]
+        rivals = [jnp.where(is_label, -jnp.inf, a).max(axis=tile.axis) for a in logits]
         rival = jnp.maximum(stats.rival, jnp.stack(rivals))
-        terms = [_below(rival[g], a, is_label).sum(axis=1) for g, a in enumerate(logits)]
+        terms = [_below(tile.rows(rival[g]), a, is_label).sum(axis=tile.axis) for g, a in enumerate(logits)]
         sumexp = jnp.stack(terms) + stats.sumexp * jnp.exp(stats.rival - rival)
         inside = (position >= 0) & (position < tile.size)
-        own = [jnp.where(inside, jnp.take_along_axis(a, position, axis=1, mode="clip"), 0.0)[:, 0] for a in logits]
-        return _Statistics(rival, sumexp, stats.label + jnp.stack(own))
+        own = [jnp.take_along_axis(a, position, axis=tile.axis, mode="clip") for a in logits]
+        own = jnp.stack([jnp.where(inside, label, 0.0).squeeze(tile.axis) for label in own])
+        return _Statistics(rival, sumexp, stats.label + own)
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes; saves the largest rival's logit, its probability and that of all rivals."""
@@ -63,17 +64,17 @@ class Softmax(NamedTuple):
 
         No factor is left for the end, after `where`: the compiler would compute the exponentials again for every use.
         """
-        rival_B, share_Bx1, rivals_Bx1 = saved[0], *(x[:, None] for x in saved[1:])
+        rival_Bx1, share_Bx1, rivals_Bx1 = map(tile.rows, saved)
         is_label = tile.is_label(targets)
         even = self.label_smoothing / self.n_classes
         label_Bx1 = scale * (self.label_smoothing - even - rivals_Bx1)
-        elsewhere = _below(rival_B, logits, is_label) * (scale * share_Bx1) - scale * even
+        elsewhere = _below(rival_Bx1, logits, is_label) * (scale * share_Bx1) - scale * even
         return jnp.where(is_label, label_Bx1, elsewhere)
 
 
-def _below(rival_B: jax.Array, logits_Bxc: jax.Array, is_label_Bxc: jax.Array) -> jax.Array:
+def _below(rival_Bx1: jax.Array, logits_Bxc: jax.Array, is_label_Bxc: jax.Array) -> jax.Array:
     """The rivals' exponentials below the largest of them, 0 in the label's place."""
-    return jnp.where(is_label_Bxc, 0.0, exp(logits_Bxc - rival_B[:, None]))
+    return jnp.where(is_label_Bxc, 0.0, exp(logits_Bxc - rival_Bx1))
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:
