@@ -159,11 +159,14 @@ WIDTHS = {
 LATER = {
     "resnet": {**WIDTHS, "projection": 0},
     "vit": {**WIDTHS, "private_norm": False, "elastic_depth": False},
+    "bert": {"scale_per_dim": False},
+    "dual_encoder": {"scale_per_dim": False},
 }
 
 
-# The cosines of a pair are multiplied by a learned scale, 1 / temperature, at most `max_scale`, and a bias is added.
-TEMPERATURE = {"scale": 14.3, "max_scale": 100.0, "bias": 0.0}
+# The cosines of a pair are multiplied by a learned scale, 1 / temperature, at most `max_scale`, and a bias is added;
+# with `scale_per_dim` every nested dim learns its own two.
+TEMPERATURE = {"scale": 14.3, "max_scale": 100.0, "bias": 0.0, "scale_per_dim": False}
 
 
 def resnet(variant: str = "50") -> dict[str, Any]:

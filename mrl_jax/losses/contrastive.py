@@ -8,7 +8,7 @@ from jax import lax
 
 from mrl_jax.losses.exponentials import exp
 from mrl_jax.losses.negatives import check_negatives, rivals
-from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
+from mrl_jax.losses.pairs import check_pairs, dot_products, for_each_dim, nested_pairs, scaled_cosine
 from mrl_jax.losses.tiles import Layout, Side, every_pair, replace, without_fillers
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
@@ -19,7 +19,7 @@ _RANGE, _LEAST = 60.0, 1e-25
 
 
 class _Saved(NamedTuple):
-    """What the backward pass needs, (G, B) each but the last two.
+    """What the backward pass needs, (G, B) each but the last two: (G,) and a scalar.
 
     The matching pair is no rival of itself: the loss of a pair that is all but certain keeps its digits.
     """
@@ -40,29 +40,29 @@ class Contrastive(NamedTuple):
 
     biased: bool = False
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias, others):
+    def statistics(self, layout: Layout, u: Side, v: Side, scale_G, bias_G, others):
         """Log-sum-exps of rows and columns."""
-        shift = jnp.maximum(jnp.abs(scale) - _RANGE, 0.0)
-        row, column, label, correct, least = _bounded(layout, u, v, scale, shift)
+        shift_G = jnp.maximum(jnp.abs(scale_G) - _RANGE, 0.0)
+        row, column, label, correct, least = _bounded(layout, u, v, scale_G, shift_G)
         if layout.axis_name is not None:
             least = lax.pmin(least, layout.axis_name)
         bounded = least > _LEAST
         row, column, label, correct = lax.cond(
-            bounded, lambda: (row, column, label, correct), lambda: _with_maxima(layout, u, v, scale)
+            bounded, lambda: (row, column, label, correct), lambda: _with_maxima(layout, u, v, scale_G)
         )
         if others is not None:
             row = jnp.logaddexp(row, others)
         loss = 0.5 * (jax.nn.softplus(row - label) + jax.nn.softplus(column - label))
-        return loss, correct, _Saved(row, column, label, shift, bounded)
+        return loss, correct, _Saved(row, column, label, shift_G, bounded)
 
-    def residuals(self, layout: Layout, saved: _Saved, weights_GxB, run, scale, bias):
+    def residuals(self, layout: Layout, saved: _Saved, weights_GxB, run, scale_G, bias_G):
         """Half the softmax of the row, half that of the column, less one for the matching pair."""
         half = 0.5 * weights_GxB
         row, column = (jnp.logaddexp(rivals, saved.label) for rivals in (saved.row, saved.column))
         matching = -half * (jax.nn.sigmoid(saved.row - saved.label) + jax.nn.sigmoid(saved.column - saved.label))
 
         def shared(g, logits, mine, theirs):
-            e = exp(without_fillers(logits - saved.shift, mine, theirs))
+            e = exp(without_fillers(logits - saved.shift[g], mine, theirs))
             return e * (mine.extra[g][:, None] + theirs.extra[g][None])
 
         def separate(g, logits, mine, theirs):
@@ -71,7 +71,7 @@ class Contrastive(NamedTuple):
             return by_row + theirs.extra[0][g][None] * exp(logits - theirs.extra[1][g][None])
 
         def one():
-            return run(shared, *(layout.cut(half * jnp.exp(saved.shift - x)) for x in (row, column)), matching)
+            return run(shared, *(layout.cut(half * jnp.exp(saved.shift[:, None] - x)) for x in (row, column)), matching)
 
         def two():
             return run(separate, *((layout.cut(half), layout.cut(x)) for x in (row, column)), matching)
@@ -83,14 +83,14 @@ class Contrastive(NamedTuple):
         return 0.5 * weights_GxB * jnp.exp(others_GxB - jnp.logaddexp(saved.row, saved.label))
 
 
-def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
+def _bounded(layout: Layout, u: Side, v: Side, scale_G, shift_G):
     """Log-sum-exps of rivals by row and by column, the matching logit, `correct`, and the least of all sums."""
 
     def tile(row, column, row_state, column_state, diagonal):
         (rows, largest, label, own), columns = map(list, row_state), list(column_state)
         for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-            logits = scaled_cosine(dots, row, column, g, scale)
-            e = exp(without_fillers(logits - shift, row, column))
+            logits = scaled_cosine(dots, row, column, g, scale_G)
+            e = exp(without_fillers(logits - shift_G[g], row, column))
             if diagonal:
                 label[g], own[g] = jnp.diagonal(logits), jnp.diagonal(e)
             e = replace(e, row, column, diagonal, 0.0, True)
@@ -102,16 +102,17 @@ def _bounded(layout: Layout, u: Side, v: Side, scale, shift):
     states = every_pair(layout, tile, u, v, (zeros,) * 4, zeros)
     (rows, largest, label, own), columns = jax.tree.map(layout.join, states)
     least = jnp.minimum(rows + own, columns + own).min()
-    return shift + jnp.log(rows), shift + jnp.log(columns), label, own > largest, least
+    rows, columns = (shift_G[:, None] + jnp.log(x) for x in (rows, columns))
+    return rows, columns, label, own > largest, least
 
 
-def _with_maxima(layout: Layout, u: Side, v: Side, scale):
+def _with_maxima(layout: Layout, u: Side, v: Side, scale_G):
     """As `_bounded`, less the last, for any logits."""
     lowest = jnp.finfo(jnp.float32).min
 
     def logits_of(row, column, diagonal):
         for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-            logits = scaled_cosine(dots, row, column, g, scale)
+            logits = scaled_cosine(dots, row, column, g, scale_G)
             label = jnp.diagonal(logits)
             logits = without_fillers(logits, row, column)
             yield replace(logits, row, column, diagonal, -jnp.inf, True), label
@@ -166,7 +167,7 @@ def nested_contrastive(
     Args:
       u_BxD: features of one side, of any length; D is the nesting's full dim. A prefix of zeros has cosine 0.
       v_BxD: features of the other side, of the same shape and dtype.
-      scale: the inverse temperature; differentiable.
+      scale: the inverse temperature, one number or (G,) of each dim; differentiable.
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
@@ -182,12 +183,12 @@ def nested_contrastive(
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
     check_pairs(u_BxD, v_BxD, nesting, ids_B)
-    scale = check_scalar("scale", scale)
-    arguments = (Contrastive(), u_BxD, v_BxD, scale, jnp.zeros(()), nesting, chunk, axis_name, ids_B)
+    scale_G = for_each_dim("scale", scale, nesting)
+    arguments = (Contrastive(), u_BxD, v_BxD, scale_G, jnp.zeros(len(nesting)), nesting, chunk, axis_name, ids_B)
     if negatives_BxKxD is None:
         return nested_pairs(*arguments)
     check_negatives(u_BxD, negatives_BxKxD, ids_B, negative_ids_BxK)
     masked_BxK = None if negative_ids_BxK is None else negative_ids_BxK == ids_B.reshape(len(ids_B), -1)[:, :1]
-    others_GxB, ahead_GxB = rivals(u_BxD, v_BxD, negatives_BxKxD, scale, nesting, masked_BxK)
+    others_GxB, ahead_GxB = rivals(u_BxD, v_BxD, negatives_BxKxD, scale_G, nesting, masked_BxK)
     found = nested_pairs(*arguments, others_GxB)
     return found._replace(correct=found.correct & ahead_GxB, known={"ahead_of_negatives": ahead_GxB})

@@ -30,7 +30,7 @@ def rivals(
     u_BxD: jax.Array,
     v_BxD: jax.Array,
     negatives_BxKxD: jax.Array,
-    scale: jax.Array,
+    scale_G: jax.Array,
     nesting: Nesting,
     masked_BxK: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -40,7 +40,7 @@ def rivals(
     """
     # The match goes the same way as the negatives: so equal ones tie, to the bit.
     match_Bx1xD = jax.lax.stop_gradient(v_BxD)[:, None]
-    logits = scale * _cosines(u_BxD, jnp.concatenate([match_Bx1xD, negatives_BxKxD], axis=1), nesting)
+    logits = scale_G[:, None, None] * _cosines(u_BxD, jnp.concatenate([match_Bx1xD, negatives_BxKxD], axis=1), nesting)
     match_GxB, logits_GxBxK = logits[:, :, 0], logits[:, :, 1:]
     if masked_BxK is None:
         return jax.nn.logsumexp(logits_GxBxK, axis=2), match_GxB > logits_GxBxK.max(axis=2)

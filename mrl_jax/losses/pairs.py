@@ -1,10 +1,11 @@
 """Every row of u against every row of v at every nested dim, in one pass over tiles with its own backward pass.
 
 The dot products of dim m_g are those of dim m_{g-1} plus u_block_g @ v_block_g^T, so one full product passes through
-every level; divided by the norms of both prefixes they are the cosines C_g, and the logits are S_g = scale C_g + bias.
-In the backward pass, with d_g the derivative of the loss by S_g, iu_g and iv_g the inverse norms of the prefixes, and
-    R_g = sum over h >= g of d_h iu_h iv_h^T,    y_g = sum over the columns of d_g C_g,
-    du_block_g = scale (R_g @ v_block_g - (sum over h >= g of y_h iu_h^2) u_block_g),
+every level; divided by the norms of both prefixes they are the cosines C_g, and the logits are
+S_g = scale_g C_g + bias_g. In the backward pass, with d_g the derivative of the loss by S_g, iu_g and iv_g the inverse
+norms of the prefixes, and
+    R_g = sum over h >= g of scale_h d_h iu_h iv_h^T,    y_g = sum over the columns of d_g C_g,
+    du_block_g = R_g @ v_block_g - (sum over h >= g of scale_h y_h iu_h^2) u_block_g,
 and alike for v by columns. Tiles are computed again: the memory holds a few of them, never a matrix of all pairs.
 
 Sums and statistics are float32; products take the dtype of u and v, to which R is rounded, and sum in float32.
@@ -38,13 +39,13 @@ class Criterion(Protocol):
 
     biased: bool  # whether the loss depends on the bias
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale: jax.Array, bias: jax.Array, others):
+    def statistics(self, layout: Layout, u: Side, v: Side, scale_G: jax.Array, bias_G: jax.Array, others):
         """Per-example losses (G, B), `correct` (G, B) among all rows of v, and what `residuals` needs.
 
         `others` (G, B) is the log-sum-exp of rivals that a row of u has besides the rows of v, or None.
         """
 
-    def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, scale, bias):
+    def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, scale_G, bias_G):
         """`run(residual, row_extra, column_extra, matching_GxB)`, with the derivatives by the logits.
 
         `residual(g, cosine_scaled, row, column)` is that of one level of a tile of pairs that do not match, and
@@ -69,18 +70,20 @@ def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | N
         raise ValueError(f"v is {v.dtype}{v.shape}; it must be as u, {u.dtype}{u.shape}: row i of v matches that of u")
 
 
-def check_scalar(name: str, value) -> jax.Array:
-    """The value in float32. Raises ValueError unless it is a scalar."""
-    if jnp.ndim(value):
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; it must be one number for all dims")
-    return jnp.asarray(value, jnp.float32)
+def for_each_dim(name: str, value, nesting: Nesting) -> jax.Array:
+    """The value (G,) in float32. Raises ValueError unless it is one number, or one for each dim."""
+    if jnp.shape(value) not in ((), (len(nesting),)):
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}; it must be one number for all dims, or one for each of {nesting.dims=}"
+        )
+    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(nesting),))
 
 
 def nested_pairs(
-    criterion: Criterion, u, v, scale, bias, nesting: Nesting, chunk, axis_name, ids, others=None
+    criterion: Criterion, u, v, scale_G, bias_G, nesting: Nesting, chunk, axis_name, ids, others=None
 ) -> NestedLoss:
     """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
-    arguments = (u, v, scale, bias, others)
+    arguments = (u, v, scale_G, bias_G, others)
     varying = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(arguments)))
     if axis_name is not None and varying:
         varying |= set(axis_name if isinstance(axis_name, tuple) else (axis_name,))
@@ -115,7 +118,7 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
         return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout), _gradients(layout, turned=True))))
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
-    d_scale, d_bias = layout.join(du.cosine).sum(), layout.join(du.sum).sum()
+    d_scale, d_bias = layout.join(du.cosine).sum(axis=1), layout.join(du.sum).sum(axis=1)
     dv = dv._replace(features=tuple(block.swapaxes(1, 2) for block in dv.features))
     d_others = None if others is None else criterion.by_others(saved, cotangents[0], others)
     return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, d_others, None
@@ -126,7 +129,7 @@ _pairs.defvjp(_forward, _backward)
 
 class _Gradient(NamedTuple):
     """Sums over the other side, with a leading axis of tiles: R @ its features by what each level adds of them,
-    (T, m_g - m_{g-1}) or transposed; of d C (G, T), and of d (T,).
+    (T, m_g - m_{g-1}) or transposed; of d C (G, T), and of d (G, T).
     """
 
     features: tuple[jax.Array, ...]
@@ -138,7 +141,8 @@ def _gradients(layout: Layout, turned: bool = False) -> _Gradient:
     count, size, dims = layout.count, layout.size, layout.nesting.dims
     widths = [high - low for low, high in zip((0, *dims), dims)]
     features = tuple(jnp.zeros((count, m, size) if turned else (count, size, m)) for m in widths)
-    return _Gradient(features, jnp.zeros((count, len(dims), size)), jnp.zeros((count, size)))
+    zeros = jnp.zeros((count, len(dims), size))
+    return _Gradient(features, zeros, zeros)
 
 
 def dot_products(row: Side, column: Side, nesting: Nesting) -> list[jax.Array]:
@@ -150,46 +154,47 @@ def dot_products(row: Side, column: Side, nesting: Nesting) -> list[jax.Array]:
     return found
 
 
-def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale: jax.Array) -> jax.Array:
+def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale_G: jax.Array) -> jax.Array:
     """scale x the cosines of a tile at level g."""
-    return dots * (scale * row.inverse[g])[:, None] * column.inverse[g][None]
+    return dots * (scale_G[g] * row.inverse[g])[:, None] * column.inverse[g][None]
 
 
 def _gradient_tile(
-    criterion, residual, scale, nesting, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool
+    criterion, residual, scale_G, nesting, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool
 ):
     matching, row = row.extra[0], row._replace(extra=row.extra[1])
-    dots, r, rows, columns, total = dot_products(row, column, nesting), None, [], [], 0.0
+    dots, r, rows, columns, sums = dot_products(row, column, nesting), None, [], [], []
     for g in reversed(range(len(dots))):
-        d = residual(g, scaled_cosine(dots[g], row, column, g, scale), row, column)
+        d = residual(g, scaled_cosine(dots[g], row, column, g, scale_G), row, column)
         d = replace(d, row, column, diagonal, 0.0, False)
         if diagonal:
             d = jnp.where(jnp.eye(len(d), dtype=bool), matching[g][:, None], d)
         if criterion.biased:
-            total += d.sum(axis=1)
+            sums.append(d.sum(axis=1))
         d = d * row.inverse[g][:, None] * column.inverse[g][None]
         by_cosine = d * dots[g]
-        r = d if r is None else r + d
+        r = scale_G[g] * d if r is None else r + scale_G[g] * d
         rounded = r.astype(row.parts[g].dtype)
         rows.append((product(rounded, column.block(g, nesting), (1, 0)), by_cosine.sum(axis=1)))
         columns.append((product(row.turned[g], rounded, (1, 0)), by_cosine.sum(axis=0)))
-    return _add(du, rows, total), _add(dv, columns, 0.0)
+    return _add(du, rows, sums), _add(dv, columns, [])
 
 
-def _add(gradient: _Gradient, parts: list, total) -> _Gradient:
+def _add(gradient: _Gradient, parts: list, sums: list) -> _Gradient:
     """The gradient and the parts of every level, the last one first."""
     features, cosine = zip(*parts[::-1])
     features = tuple(before + more for before, more in zip(gradient.features, features))
-    return _Gradient(features, gradient.cosine + jnp.stack(cosine), gradient.sum + total)
+    total = gradient.sum + jnp.stack(sums[::-1]) if sums else gradient.sum
+    return _Gradient(features, gradient.cosine + jnp.stack(cosine), total)
 
 
-def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale: jax.Array) -> jax.Array:
+def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale_G: jax.Array) -> jax.Array:
     """The gradient of one side by its features."""
     dims, factor_B = layout.nesting.dims, power_of_two(z_BxD)
     scaled_BxD = times(z_BxD, factor_B)
-    pull = layout.join(gradient.cosine) * jnp.square(inverse_norms(scaled_BxD, layout.nesting))
+    pull = scale_G[:, None] * layout.join(gradient.cosine) * jnp.square(inverse_norms(scaled_BxD, layout.nesting))
     pull = jnp.cumsum(pull[::-1], axis=0)[::-1]
     widths = [high - low for low, high in zip((0, *dims[:-1]), dims)]
     pull_BxD = jnp.repeat(pull.T, jnp.asarray(widths), axis=1, total_repeat_length=dims[-1])
     features = jnp.concatenate(gradient.features, axis=2).reshape(-1, dims[-1])[: layout.rows]
-    return ((scale * factor_B)[:, None] * (features - pull_BxD * scaled_BxD.astype(jnp.float32))).astype(z_BxD.dtype)
+    return (factor_B[:, None] * (features - pull_BxD * scaled_BxD.astype(jnp.float32))).astype(z_BxD.dtype)

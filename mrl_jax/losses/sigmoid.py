@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrl_jax.losses.pairs import check_pairs, check_scalar, dot_products, nested_pairs, scaled_cosine
+from mrl_jax.losses.pairs import check_pairs, dot_products, for_each_dim, nested_pairs, scaled_cosine
 from mrl_jax.losses.tiles import Layout, Side, every_pair, replace, without_fillers
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
@@ -16,13 +16,13 @@ class Sigmoid(NamedTuple):
 
     biased: bool = True
 
-    def statistics(self, layout: Layout, u: Side, v: Side, scale, bias, others):
+    def statistics(self, layout: Layout, u: Side, v: Side, scale_G, bias_G, others):
         """Sums over the rivals and the largest of them, by row."""
 
         def tile(row, column, state, _, diagonal):
             sums, largest, label = map(list, state)
             for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-                logits = bias + scaled_cosine(dots, row, column, g, scale)
+                logits = bias_G[g] + scaled_cosine(dots, row, column, g, scale_G)
                 if diagonal:
                     label[g] = jnp.diagonal(logits)
                 logits = replace(logits, row, column, diagonal, -jnp.inf, True)
@@ -36,11 +36,11 @@ class Sigmoid(NamedTuple):
         sums, largest, label = jax.tree.map(layout.join, state)
         return sums + jax.nn.softplus(-label), label > largest, label
 
-    def residuals(self, layout: Layout, saved, weights_GxB, run, scale, bias):
+    def residuals(self, layout: Layout, saved, weights_GxB, run, scale_G, bias_G):
         """The sigmoid of the logit, less one for the matching pair."""
 
         def residual(g, logits, mine, theirs):
-            logits = without_fillers(logits + bias, mine, theirs)
+            logits = without_fillers(logits + bias_G[g], mine, theirs)
             return mine.extra[g][:, None] * jax.nn.sigmoid(logits)
 
         return run(residual, layout.cut(weights_GxB), None, -weights_GxB * jax.nn.sigmoid(-saved))
@@ -64,8 +64,8 @@ def nested_sigmoid(
     Args:
       u_BxD: features of one side, of any length; D is the nesting's full dim. A prefix of zeros has cosine 0.
       v_BxD: features of the other side, of the same shape and dtype.
-      scale: the inverse temperature; differentiable.
-      bias: added to every logit; differentiable.
+      scale: the inverse temperature, one number or (G,) of each dim; differentiable.
+      bias: added to every logit, likewise; differentiable.
       nesting: dims and weights.
       chunk: rows and columns of a tile; None chooses by backend.
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
@@ -76,5 +76,5 @@ def nested_sigmoid(
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
     check_pairs(u_BxD, v_BxD, nesting, ids_B)
-    scale, bias = check_scalar("scale", scale), check_scalar("bias", bias)
-    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale, bias, nesting, chunk, axis_name, ids_B)
+    scale_G, bias_G = for_each_dim("scale", scale, nesting), for_each_dim("bias", bias, nesting)
+    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale_G, bias_G, nesting, chunk, axis_name, ids_B)

@@ -42,7 +42,8 @@ def build(
     """A model of BUILDERS, and the distance of its parameters from the output; ValueError for what does not fit."""
     choose("head", head, HEADS)
     options = dict(options)
-    temperature = _temperature(**{k: options.pop(k) for k in ("scale", "max_scale", "bias") if k in options})
+    own = ("scale", "max_scale", "bias", "scale_per_dim")
+    temperature = _temperature(nesting, **{k: options.pop(k) for k in own if k in options})
     return BUILDERS[name](options, head, nesting, temperature, dtype, inputs)
 
 
@@ -131,12 +132,20 @@ def functions(name: str, module: nn.Module, freeze: str) -> tuple[Callable, Call
     return init, apply
 
 
-def _temperature(*, scale: float = 1 / 0.07, max_scale: float = 100.0, bias: float = 0.0) -> Temperature:
+def _temperature(
+    nesting: Nesting,
+    *,
+    scale: float = 1 / 0.07,
+    max_scale: float = 100.0,
+    bias: float = 0.0,
+    scale_per_dim: bool = False,
+) -> Temperature:
     for name, value in {"scale": scale, "max_scale": max_scale, "bias": bias}.items():
         check_like(f"model.{name}", value, 1.0)
+    check_like("model.scale_per_dim", scale_per_dim, False)
     if not 0 < scale <= max_scale:
         raise ValueError(f"model.scale={scale} must be positive and at most model.max_scale={max_scale}")
-    return Temperature(float(scale), float(max_scale), float(bias))
+    return Temperature(float(scale), float(max_scale), float(bias), nesting.dims if scale_per_dim else ())
 
 
 def _check_dims(head: str, nesting: Nesting, widths: Mapping[str, int]) -> None:

@@ -15,20 +15,23 @@ class Temperature(nn.Module):
       scale: at first.
       max_scale: it is never above; CLIP's 100.
       bias: at first; the sigmoid loss begins at -10 (SigLIP), the softmax loss does not see it.
+      dims: the nested dims, each of which learns its own; empty: one scale and bias serve them all.
     """
 
     scale: float
     max_scale: float
     bias: float
+    dims: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self) -> dict[str, jax.Array]:
-        """`pair/scale` and `pair/bias`, scalars, and `log/temperature`, for people."""
-        start = math.log(self.scale)
-        log_scale = self.param("log_scale", lambda key: jnp.asarray(start, jnp.float32))
-        bias = self.param("bias", lambda key: jnp.asarray(self.bias, jnp.float32))
+        """`pair/scale` and `pair/bias`, scalars or (G,), and for people `log/temperature`, or one for each dim."""
+        shape = (len(self.dims),) if self.dims else ()
+        log_scale = self.param("log_scale", lambda key: jnp.full(shape, math.log(self.scale), jnp.float32))
+        bias = self.param("bias", lambda key: jnp.full(shape, self.bias, jnp.float32))
         scale = jnp.exp(_at_most(log_scale, math.log(self.max_scale)))
-        return {"pair/scale": scale, "pair/bias": bias, "log/temperature": 1 / scale}
+        logged = {f"log/temperature@{dim}": 1 / scale[g] for g, dim in enumerate(self.dims)}
+        return {"pair/scale": scale, "pair/bias": bias} | (logged or {"log/temperature": 1 / scale})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -17,13 +17,13 @@ NESTING = Nesting((3, 9, 24), (1.0, 0.5, 2.0))
 KINDS = ("contrastive", "sigmoid")
 
 
-def problem(kind, rows=10, scale=7.0, dtype=jnp.float32):
-    """u, v, scale and, for the sigmoid, the bias."""
+def problem(kind, rows=10, scale=(5.0, 7.0, 9.0), dtype=jnp.float32):
+    """u, v, scale and, for the sigmoid, the bias: of each dim."""
     rng = np.random.default_rng(rows)
     u = rng.normal(size=(rows, NESTING.full))
     v = u + rng.normal(size=u.shape)
-    arguments = (jnp.asarray(u, dtype), jnp.asarray(v, dtype), jnp.float32(scale))
-    return arguments if kind == "contrastive" else (*arguments, jnp.float32(-2.0))
+    arguments = (jnp.asarray(u, dtype), jnp.asarray(v, dtype), jnp.asarray(scale, jnp.float32))
+    return arguments if kind == "contrastive" else (*arguments, jnp.asarray([-2.0, -1.0, 0.5]))
 
 
 def functions(kind):
@@ -102,7 +102,7 @@ def test_gradients_taken_on_the_devices_are_those_of_the_whole_batch(kind):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 + 1e-5 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("scale", [1e-3, 100.0, -3.0])
+@pytest.mark.parametrize("scale", [1e-3, 100.0, -3.0, (1e-3, 90.0, -70.0)])
 def test_any_scale_equals_the_loop(scale):
     arguments = problem("contrastive", scale=scale)
     found = value_and_grad(losses.nested_contrastive, arguments, chunk=4)
@@ -224,7 +224,8 @@ def without_duplicates(kind, arguments, ids):
     own = jnp.arange(len(u))
     total = 0.0
     for g, m in enumerate(NESTING.dims):
-        logits = jnp.where(rivals, -jnp.inf, scale * (truncate(u, m) @ truncate(v, m).T) + (bias[0] if bias else 0.0))
+        logits = jnp.broadcast_to(scale, 3)[g] * (truncate(u, m) @ truncate(v, m).T) + (bias[0][g] if bias else 0.0)
+        logits = jnp.where(rivals, -jnp.inf, logits)
         if kind == "sigmoid":
             signed = jnp.where(
                 rivals, 0.0, jax.nn.softplus(jnp.where(rivals, 0.0, -logits) * (2 * jnp.eye(len(u)) - 1))

@@ -79,6 +79,18 @@ def test_both_texts_of_a_pair_pass_through_one_tower():
     assert gradient(-1.0) == pytest.approx(-90.0, rel=1e-5)
 
 
+def test_every_dim_may_have_a_temperature_of_its_own():
+    model = build("none", nesting=Nesting((8, 32)), scale=20.0, bias=-3.0, scale_per_dim=True)
+    batch = {"tokens": TEXTS, "tokens_2": TEXTS[::-1]}
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    variables["params"]["temperature"]["log_scale"] += np.log([1.0, 2.0])
+    out = model.apply(variables, batch, train=False)[1]
+    np.testing.assert_allclose(out["pair/scale"], [20.0, 40.0], rtol=1e-5)
+    np.testing.assert_allclose(out["pair/bias"], [-3.0, -3.0])
+    logged = {name: float(value) for name, value in out.items() if name.startswith("log/")}
+    assert logged == pytest.approx({"log/temperature@8": 1 / 20, "log/temperature@32": 1 / 40}, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -89,6 +101,7 @@ def test_both_texts_of_a_pair_pass_through_one_tower():
         ({"head": "mrl"}, "head='mrl' is not one of"),
         ({"nesting": Nesting((8, 16))}, "ends at 16, but the embedding has 32"),
         ({"scale": 200.0}, r"at most model\.max_scale=100"),
+        ({"scale_per_dim": 1}, r"model\.scale_per_dim=1 must be"),
         ({"size": 3}, "'size' is not an option|size=3 is not an option"),
     ],
 )
