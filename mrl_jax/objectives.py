@@ -159,15 +159,15 @@ def contrastive(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked")
     """Nested softmax contrastive loss of the embeddings `z` and `pair/z`, whose rows match, at the model's scale.
 
     Rows with the same `caption` (second text) or the same `picture` (first) are no negatives of each other where
-    duplicates is "masked"; "negatives": they are.
+    duplicates is "masked", and neither is a text of itself that is first in one row and second in another;
+    "negatives": they are.
     Where the model gives `pair/negatives` (B, K, D), they are hard negatives of their own row, those with its caption
     left out in the same way.
     """
     choose("loss.duplicates", duplicates, DUPLICATES)
 
-    def loss(u, v, scale, bias, ids, hard, axis_name):
-        options = {"chunk": chunk or None, "axis_name": axis_name, "ids_B": ids}
-        return losses.nested_contrastive(u, v, scale, nesting, **options, **hard)
+    def loss(u, v, scale, bias, rows, axis_name):
+        return losses.nested_contrastive(u, v, scale, nesting, chunk=chunk or None, axis_name=axis_name, **rows)
 
     return _of_pairs(loss, duplicates)
 
@@ -176,8 +176,8 @@ def sigmoid(nesting: Nesting, *, chunk: int = 0, duplicates: str = "masked") -> 
     """Nested sigmoid loss of all pairs of the embeddings `z` and `pair/z`; otherwise as `contrastive`."""
     choose("loss.duplicates", duplicates, DUPLICATES)
 
-    def loss(u, v, scale, bias, ids, hard, axis_name):
-        return losses.nested_sigmoid(u, v, scale, bias, nesting, chunk=chunk or None, axis_name=axis_name, ids_B=ids)
+    def loss(u, v, scale, bias, rows, axis_name):
+        return losses.nested_sigmoid(u, v, scale, bias, nesting, chunk=chunk or None, axis_name=axis_name, **rows)
 
     return _of_pairs(loss, duplicates)
 
@@ -196,23 +196,32 @@ def _of_pairs(loss: Callable[..., losses.NestedLoss], duplicates: str) -> Object
     """The objective of a loss of all pairs; over several devices each has its rows, and the negatives of all."""
 
     def objective(z, out, batch):
-        own = [batch[name] for name in ("caption", "picture") if name in batch]
-        ids, hard = jnp.stack(own, axis=1) if duplicates == "masked" else None, {}
+        rows = _ids(batch) if duplicates == "masked" else {}
         if "pair/negatives" in out:
-            hard["negatives_BxKxD"] = out["pair/negatives"]
-            hard["negative_ids_BxK"] = None if ids is None else batch["negative_captions"]
-        arguments = (z, out["pair/z"], out["pair/scale"], out["pair/bias"], ids, hard)
+            if rows:
+                rows["negative_ids_BxK"] = batch["negative_captions"]
+            rows["negatives_BxKxD"] = out["pair/negatives"]
+        arguments = (z, out["pair/z"], out["pair/scale"], out["pair/bias"], rows)
         axes = tuple(a for a in BATCH_AXES if jax.sharding.get_abstract_mesh().shape.get(a, 1) > 1)
         if not axes:
             return loss(*arguments, None)
-        rows = P(axes)
-        specs = (rows, rows, P(), P(), *jax.tree.map(lambda _: rows, (ids, hard)))
-        known = {"ahead_of_negatives": P(None, axes)} if hard else {}
+        specs = (P(axes), P(axes), P(), P(), {name: P(axes) for name in rows})
+        known = {"ahead_of_negatives": P(None, axes)} if "negatives_BxKxD" in rows else {}
         results = losses.NestedLoss(P(), P(), P(None, axes), known=known)
         local = functools.partial(loss, axis_name=axes)
         return jax.shard_map(local, in_specs=specs, out_specs=results, axis_names=set(axes))(*arguments)
 
     return objective
+
+
+def _ids(batch) -> dict[str, jax.Array]:
+    """What tells the rows of the batch that are no negatives of each other, as the losses of pairs take it."""
+    own = [batch[name] for name in ("caption", "picture") if name in batch]
+    if "tokens_2" not in batch:
+        return {"ids_B": jnp.stack(own, axis=1)}
+    # Both sides are texts, so that one text has one id on both.
+    sides = {"ids_B": batch["picture"], "v_ids_B": batch["caption"]}
+    return {name: jnp.stack([*own, text], axis=1) for name, text in sides.items()}
 
 
 def multi_hot(label: jax.Array, num_classes: int) -> jax.Array:

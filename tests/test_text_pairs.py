@@ -98,13 +98,17 @@ def test_negatives_reach_the_loss_of_their_row(one_device):
     np.testing.assert_allclose(out["pair/negatives"][:, 1], again, rtol=1e-4, atol=1e-5)
     hard = {"negatives_BxKxD": out["pair/negatives"], "negative_ids_BxK": batch["negative_captions"]}
     arguments = (z, out["pair/z"], out["pair/scale"], run.nesting)
-    ids = jnp.stack([batch["caption"], batch["picture"]], axis=1)
-    expected = nested_contrastive(*arguments, ids_B=ids, **hard)
+    both = batch["caption"], batch["picture"]
+    ids = {
+        "ids_B": jnp.stack([*both, batch["picture"]], axis=1),
+        "v_ids_B": jnp.stack([*both, batch["caption"]], axis=1),
+    }
+    expected = nested_contrastive(*arguments, **ids, **hard)
     np.testing.assert_allclose(measured["train/loss"], expected.total, rtol=1e-4)
     np.testing.assert_allclose(
         measured["train/ahead_of_negatives@8"], expected.known["ahead_of_negatives"][1].mean(), rtol=1e-5
     )
-    assert expected.total > nested_contrastive(*arguments, ids_B=ids).total
+    assert expected.total > nested_contrastive(*arguments, **ids).total
 
 
 def test_microbatches_on_eight_devices_give_the_update_of_one(one_device):

@@ -21,7 +21,7 @@ class Features(NamedTuple):
     label_N: np.ndarray  # int32; (N, L), filled up with -1, where an example has several
     pair_NxD: np.ndarray | None = None  # float32; of what belongs to each: its caption, the second text
     caption_N: np.ndarray | None = None  # int32; equal where what belongs to them is equal
-    score_N: np.ndarray | None = None  # float32; how alike the two are, NaN where that is not known
+    score_N: np.ndarray | None = None  # float32; of pairs of texts: how alike the two are, NaN where not known
     picture_N: np.ndarray | None = None  # int32; equal where the images, or first texts, of pairs are equal
 
 

@@ -2,7 +2,7 @@
 
 Both sides are cut to the same dim and normalised. Right is what some row of the data pairs with the one asked for: all
 captions of its image, all images of its caption, all second texts of its text. What comes several times in the gallery
-stands in it once.
+stands in it once. A text that stands on both sides does not find itself, unless it is its own pair.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,12 +41,13 @@ class PairRetrieval:
             raise ValueError(f"split {self._split!r} has no pairs: set data.kind to image_text or text_pair")
         dims = dims_of(store.nesting, self._dims)
         picture_N = np.arange(len(found.z_NxD)) if found.picture_N is None else found.picture_N
+        one_kind = found.score_N is not None  # both sides are texts
         sides = {
             "to_pair": (found.z_NxD, found.pair_NxD, found.caption_N, dims, picture_N),
             "from_pair": (found.pair_NxD, found.z_NxD, picture_N, dims, found.caption_N),
         }
         for name, arguments in sides.items():
-            for dim, hits in zip(dims, ranked_hits(*arguments)):
+            for dim, hits in zip(dims, ranked_hits(*arguments, one_kind)):
                 for k in KS:
                     yield f"{name}_r{k}@{dim}", float(hits[:, :k].any(axis=1).mean())
                 if name == "to_pair":
@@ -63,6 +64,7 @@ def ranked_hits(
     item_N: np.ndarray,
     dims: tuple[int, ...],
     asked_N: np.ndarray | None = None,
+    one_kind: bool = False,
 ) -> np.ndarray:
     """Whether each of the ten nearest items of a query belongs to it, (G, N, 10) bool.
 
@@ -72,6 +74,7 @@ def ranked_hits(
       item_N: integers.
       dims: of the prefixes.
       asked_N: integers; the items of all queries of the same number belong to each of them. None: each has its own.
+      one_kind: an item of the query's own number is the query itself: it is passed over, unless it belongs to it.
 
     Raises:
       ValueError: for sides of different dims, or rows that do not match.
@@ -81,14 +84,18 @@ def ranked_hits(
             f"queries {queries_NxD.shape} and gallery {gallery_NxD.shape} with {len(item_N)} items: both sides "
             "must have the same rows and the same dims"
         )
-    asked_N = np.arange(len(item_N)) if asked_N is None else np.unique(asked_N, return_inverse=True)[1]
-    _, first, item_N = np.unique(item_N, return_index=True, return_inverse=True)
+    itself_N = asked_N = np.arange(len(item_N)) if asked_N is None else asked_N
+    _, asked_N = np.unique(asked_N, return_inverse=True)
+    names, first, item_N = np.unique(item_N, return_index=True, return_inverse=True)
     rows = np.sort(first)
-    k = min(max(KS), len(rows))
+    k = min(max(KS) + 1, len(rows))  # one more, in the place of the query itself
     _, neighbors_GxNxk = exact.search(queries_NxD, gallery_NxD[rows], dims, k)
-    found = asked_N[None, :, None] * len(rows) + item_N[rows][neighbors_GxNxk]
-    hits = np.isin(found, asked_N * len(rows) + item_N)
-    return np.pad(hits, ((0, 0), (0, 0), (0, max(KS) - k)))
+    items_GxNxk = item_N[rows][neighbors_GxNxk]
+    hits = np.isin(asked_N[None, :, None] * len(rows) + items_GxNxk, asked_N * len(rows) + item_N)
+    if one_kind:
+        passed_over = (names[items_GxNxk] == itself_N[None, :, None]) & ~hits
+        hits = np.take_along_axis(hits, passed_over.argsort(axis=2, kind="stable"), axis=2)
+    return np.pad(hits, ((0, 0), (0, 0), (0, max(KS) + 1 - k)))[:, :, : max(KS)]
 
 
 def ndcg(hits_QxK: np.ndarray, relevant_Q: np.ndarray) -> np.ndarray:

@@ -147,6 +147,7 @@ def nested_contrastive(
     chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     ids_B: jax.Array | None = None,
+    v_ids_B: jax.Array | None = None,
     negatives_BxKxD: jax.Array | None = None,
     negative_ids_BxK: jax.Array | None = None,
 ) -> NestedLoss:
@@ -173,6 +174,8 @@ def nested_contrastive(
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
       ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other. Or (B, I):
         two rows that share the i-th of theirs are none.
+      v_ids_B: those of the rows of v, where they differ: row i of u and row j of v are no negatives if `ids_B` of i is
+        `v_ids_B` of j (a text that comes on both sides).
       negatives_BxKxD: K hard negatives of each row of u, as u in dtype and dims; None for none.
       negative_ids_BxK: integers; a negative with its own row's (first) id in ids_B is the match itself, and left out.
 
@@ -182,9 +185,9 @@ def nested_contrastive(
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
-    check_pairs(u_BxD, v_BxD, nesting, ids_B)
+    ids = check_pairs(u_BxD, v_BxD, nesting, ids_B, v_ids_B)
     scale_G = for_each_dim("scale", scale, nesting)
-    arguments = (Contrastive(), u_BxD, v_BxD, scale_G, jnp.zeros(len(nesting)), nesting, chunk, axis_name, ids_B)
+    arguments = (Contrastive(), u_BxD, v_BxD, scale_G, jnp.zeros(len(nesting)), nesting, chunk, axis_name, ids)
     if negatives_BxKxD is None:
         return nested_pairs(*arguments)
     check_negatives(u_BxD, negatives_BxKxD, ids_B, negative_ids_BxK)

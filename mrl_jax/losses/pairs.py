@@ -56,31 +56,39 @@ class Criterion(Protocol):
         """The derivative by `others`, (G, B); only of losses that are given any."""
 
 
-def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | None) -> None:
-    """Raises ValueError unless u and v are of one shape, (B, D), and of one dtype, and ids, if any, integers (B,) or
-    (B, I).
+Ids = tuple[jax.Array | None, jax.Array | None]  # of the rows of u, and of those of v
+
+
+def check_pairs(u: jax.Array, v: jax.Array, nesting: Nesting, ids: jax.Array | None, v_ids: jax.Array | None) -> Ids:
+    """The ids of both sides, which are `ids` where v has none of its own.
+
+    Raises:
+      ValueError: unless u and v are of one shape, (B, D), and of one dtype, and ids, if any, integers (B,) or (B, I).
     """
     if ids is not None and (ids.ndim > 2 or ids.shape[:1] != u.shape[:1] or not jnp.issubdtype(ids.dtype, jnp.integer)):
         raise ValueError(
             f"ids are {ids.dtype}{ids.shape}; they must be integers of shape {u.shape[:1]} or (B, I), as the rows of u"
         )
+    if v_ids is not None and (ids is None or (v_ids.shape, v_ids.dtype) != (ids.shape, ids.dtype)):
+        as_ids = "and there are no ids_B" if ids is None else f"they must be as ids_B, {ids.dtype}{ids.shape}"
+        raise ValueError(f"v_ids are {v_ids.dtype}{v_ids.shape}; {as_ids}")
     if u.ndim != 2 or u.shape[1] != nesting.full or not u.shape[0]:
         raise ValueError(f"u has shape {u.shape}; it must be (B, {nesting.full}) with B > 0, as in {nesting.dims=}")
     if v.shape != u.shape or v.dtype != u.dtype:
         raise ValueError(f"v is {v.dtype}{v.shape}; it must be as u, {u.dtype}{u.shape}: row i of v matches that of u")
+    return ids, ids if v_ids is None else v_ids
 
 
 def for_each_dim(name: str, value, nesting: Nesting) -> jax.Array:
     """The value (G,) in float32. Raises ValueError unless it is one number, or one for each dim."""
-    if jnp.shape(value) not in ((), (len(nesting),)):
-        raise ValueError(
-            f"{name} has shape {jnp.shape(value)}; it must be one number for all dims, or one for each of {nesting.dims=}"
-        )
+    shape = jnp.shape(value)
+    if shape not in ((), (len(nesting),)):
+        raise ValueError(f"{name} has shape {shape}; it must be one number, or one for each of {nesting.dims=}")
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(nesting),))
 
 
 def nested_pairs(
-    criterion: Criterion, u, v, scale_G, bias_G, nesting: Nesting, chunk, axis_name, ids, others=None
+    criterion: Criterion, u, v, scale_G, bias_G, nesting: Nesting, chunk, axis_name, ids: Ids, others=None
 ) -> NestedLoss:
     """The nested loss of u and v; under `axis_name`, of the rows of all devices."""
     arguments = (u, v, scale_G, bias_G, others)
@@ -97,20 +105,20 @@ def nested_pairs(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids):
+def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids: Ids):
     """Per-example losses and `correct`, (G, B) each."""
     return _forward(criterion, layout, u, v, scale, bias, others, ids)[0]
 
 
-def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids):
-    sides = layout.side(u, ids), layout.side(v, ids)
+def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids: Ids):
+    sides = layout.side(u, ids[0]), layout.side(v, ids[1])
     loss, correct, saved = criterion.statistics(layout, *sides, scale, bias, others)
     return (loss, correct), (u, v, scale, bias, others, ids, saved)
 
 
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
     u, v, scale, bias, others, ids, saved = residuals
-    rows, columns = layout.side(u, ids), layout.side(v, ids)
+    rows, columns = layout.side(u, ids[0]), layout.side(v, ids[1])
 
     def run(residual, row_extra, column_extra, matching_GxB):
         tile = partial(_gradient_tile, criterion, residual, scale, layout.nesting)

@@ -76,11 +76,11 @@ def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting, *, negatives_BxKxD
     A row has the logits of its own negatives after those of all columns.
     """
     losses, correct, own = [], [], jnp.arange(len(u_BxD))
-    for m, scale in zip(nesting.dims, jnp.broadcast_to(scale, (len(nesting),))):
-        logits = (scale * (truncate(u_BxD, m) @ truncate(v_BxD, m).T)).astype(jnp.float32)
+    for m, s in zip(nesting.dims, jnp.broadcast_to(scale, (len(nesting),))):
+        logits = (s * (truncate(u_BxD, m) @ truncate(v_BxD, m).T)).astype(jnp.float32)
         wide = logits
         if negatives_BxKxD is not None:
-            more = scale * jnp.einsum("bd,bkd->bk", truncate(u_BxD, m), truncate(negatives_BxKxD, m))
+            more = s * jnp.einsum("bd,bkd->bk", truncate(u_BxD, m), truncate(negatives_BxKxD, m))
             wide = jnp.concatenate([logits, more.astype(jnp.float32)], axis=1)
         rows, columns = jax.nn.log_softmax(wide, axis=1), jax.nn.log_softmax(logits, axis=0)
         losses.append(-0.5 * (jnp.diagonal(rows) + jnp.diagonal(columns)))
@@ -91,8 +91,8 @@ def nested_contrastive(u_BxD, v_BxD, scale, nesting: Nesting, *, negatives_BxKxD
 def nested_sigmoid(u_BxD, v_BxD, scale, bias, nesting: Nesting) -> NestedLoss:
     """Sigmoid cross-entropy of every pair, summed over the columns."""
     losses, correct, own = [], [], jnp.arange(len(u_BxD))
-    for m, scale, bias in zip(nesting.dims, *(jnp.broadcast_to(x, (len(nesting),)) for x in (scale, bias))):
-        logits = (scale * (truncate(u_BxD, m) @ truncate(v_BxD, m).T) + bias).astype(jnp.float32)
+    for m, s, b in zip(nesting.dims, *(jnp.broadcast_to(x, (len(nesting),)) for x in (scale, bias))):
+        logits = (s * (truncate(u_BxD, m) @ truncate(v_BxD, m).T) + b).astype(jnp.float32)
         losses.append(jax.nn.softplus(-logits * (2 * jnp.eye(len(own)) - 1)).sum(axis=1))
         correct.append(logits.argmax(axis=1) == own)
     return _weigh(losses, correct, nesting)

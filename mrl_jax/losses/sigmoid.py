@@ -56,6 +56,7 @@ def nested_sigmoid(
     chunk: int | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     ids_B: jax.Array | None = None,
+    v_ids_B: jax.Array | None = None,
 ) -> NestedLoss:
     """Nested sigmoid loss: -1/B times the sum over all pairs of log sigmoid(+-(scale x cosine + bias)).
 
@@ -71,10 +72,12 @@ def nested_sigmoid(
       axis_name: the mesh axis, or axes, inside shard_map along which the batch is shared; None outside of it.
       ids_B: integers; two rows of the same one (a caption that comes twice) are no negatives of each other. Or (B, I):
         two rows that share the i-th of theirs are none.
+      v_ids_B: those of the rows of v, where they differ: row i of u and row j of v are no negatives if `ids_B` of i is
+        `v_ids_B` of j (a text that comes on both sides).
 
     Raises:
       ValueError: if a shape, a dtype or chunk does not fit; the message names it.
     """
-    check_pairs(u_BxD, v_BxD, nesting, ids_B)
+    ids = check_pairs(u_BxD, v_BxD, nesting, ids_B, v_ids_B)
     scale_G, bias_G = for_each_dim("scale", scale, nesting), for_each_dim("bias", bias, nesting)
-    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale_G, bias_G, nesting, chunk, axis_name, ids_B)
+    return nested_pairs(Sigmoid(), u_BxD, v_BxD, scale_G, bias_G, nesting, chunk, axis_name, ids)

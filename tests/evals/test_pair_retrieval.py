@@ -93,6 +93,16 @@ def test_what_comes_several_times_stands_in_the_gallery_once():
     np.testing.assert_allclose(values["ndcg10@8"], rest + 1 / np.log2(3) / 8)
 
 
+def test_a_text_on_both_sides_does_not_find_itself_unless_it_is_its_own_pair():
+    first, second = np.array([0, 1, 2, 3, 4], np.int32), np.array([1, 0, 3, 2, 4], np.int32)
+    place = np.eye(5, dtype=np.float32) + 0.1 * np.eye(5, dtype=np.float32)[second]  # next to itself, its pair
+    found = Features(place[first], first, place[second], second, np.full(5, np.nan, np.float32), first)
+    values = dict(PairRetrieval(dims=(5,)).run(Store(found)))
+    assert {name: value for name, value in values.items() if value != 1 and "spearman" not in name} == {}
+    values = dict(PairRetrieval(dims=(5,)).run(Store(found._replace(score_N=None))))
+    assert values["to_pair_r1@5"] == 1 / 5
+
+
 def test_gain_and_rank_by_hand():
     hits = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], bool)
     np.testing.assert_allclose(pair_retrieval.mrr(hits), [0.5, 0, 1])

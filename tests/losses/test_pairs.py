@@ -216,11 +216,11 @@ IDS = jnp.asarray([0, 1, 2, 0, 4, 5, 2, 0, 8, 9])
 TWO_IDS = jnp.stack([IDS, jnp.asarray([9, 1, 1, 3, 4, 5, 6, 3, 8, 8])], axis=1)
 
 
-def without_duplicates(kind, arguments, ids):
+def without_duplicates(kind, arguments, ids, v_ids=None):
     """The loop with minus infinity in the place of the logits of duplicates."""
     u, v, scale, *bias = arguments
-    ids_BxI = ids.reshape(len(u), -1)
-    rivals = (ids_BxI[:, None] == ids_BxI[None]).any(axis=2) & ~jnp.eye(len(u), dtype=bool)
+    ids_BxI, v_ids_BxI = (x.reshape(len(u), -1) for x in (ids, ids if v_ids is None else v_ids))
+    rivals = (ids_BxI[:, None] == v_ids_BxI[None]).any(axis=2) & ~jnp.eye(len(u), dtype=bool)
     own = jnp.arange(len(u))
     total = 0.0
     for g, m in enumerate(NESTING.dims):
@@ -250,6 +250,22 @@ def test_duplicates_are_no_negatives(kind, chunk, ids):
     for a, b in zip(found[1], expected[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert found[0] < value_and_grad(ours, arguments, chunk=chunk or 4)[0][1].total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sides_may_have_ids_of_their_own(kind):
+    ours, _ = functions(kind)
+    arguments, v_ids = problem(kind), jnp.roll(TWO_IDS, 3, axis=0)
+    loss = functools.partial(ours, nesting=NESTING, chunk=3, ids_B=TWO_IDS, v_ids_B=v_ids)
+    found = jax.jit(jax.value_and_grad(lambda a: loss(*a).total))(arguments)
+    expected = jax.jit(jax.value_and_grad(lambda a: without_duplicates(kind, a, TWO_IDS, v_ids)))(arguments)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="there are no ids_B"):
+        ours(*arguments, NESTING, v_ids_B=v_ids)
+    with pytest.raises(ValueError, match=r"v_ids are int32\(10,\); they must be as ids_B, int32\(10, 2\)"):
+        ours(*arguments, NESTING, ids_B=TWO_IDS, v_ids_B=IDS)
 
 
 def test_duplicates_far_below_the_scale_are_no_negatives_either():

@@ -85,7 +85,7 @@ class Captioned:
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """Two texts that belong together: `tokens` and `tokens_2`, (T,) each, and as those of `Captioned`, `picture` and
-    `caption`, which are equal for equal first and for equal second ones.
+    `caption`, of the first and of the second: equal for equal texts, on whichever side.
 
     `score` is how alike they are, float32; NaN where the data do not say. With `negatives` K: the first K hard
     negatives of the record as `negatives` (K, T), and `negative_captions` (K,), which compare with `caption`.
