@@ -80,7 +80,8 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.model = defaults.dual_encoder({**defaults.resnet("10"), "base_width": 16}, text)
     c.data.name, c.data.workers, c.data.eval_batch_size = "icons:names", 0, 256
     c.data.train_ops, c.data.eval_ops = "decode|random_shift(4)", "decode"
-    c.optim = {**defaults.adamw(1e-3), "weight_decay": 1e-2, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
+    c.model.scale_per_dim = True
+    c.optim = {**defaults.adamw(3e-3), "weight_decay": 1e-2, "no_decay": "bias|scale|norm", "clip_norm": 1.0}
     c.schedule.warmup_steps, c.checkpoint.every = 50, 200
     c.evals = {
         "pairs": {"name": "pair_retrieval", "every": 0, "split": "", "dims": ()},
