@@ -43,12 +43,12 @@ class Contrastive(NamedTuple):
     def statistics(self, layout: Layout, u: Side, v: Side, scale_G, bias_G, others):
         """Log-sum-exps of rows and columns."""
         shift_G = jnp.maximum(jnp.abs(scale_G) - _RANGE, 0.0)
-        row, column, label, correct, least = _bounded(layout, u, v, scale_G, shift_G)
+        row, column, label, correct, least = _bounded(layout, u, v, shift_G)
         if layout.axis_name is not None:
             least = lax.pmin(least, layout.axis_name)
         bounded = least > _LEAST
         row, column, label, correct = lax.cond(
-            bounded, lambda: (row, column, label, correct), lambda: _with_maxima(layout, u, v, scale_G)
+            bounded, lambda: (row, column, label, correct), lambda: _with_maxima(layout, u, v)
         )
         if others is not None:
             row = jnp.logaddexp(row, others)
@@ -83,13 +83,13 @@ class Contrastive(NamedTuple):
         return 0.5 * weights_GxB * jnp.exp(others_GxB - jnp.logaddexp(saved.row, saved.label))
 
 
-def _bounded(layout: Layout, u: Side, v: Side, scale_G, shift_G):
+def _bounded(layout: Layout, u: Side, v: Side, shift_G):
     """Log-sum-exps of rivals by row and by column, the matching logit, `correct`, and the least of all sums."""
 
     def tile(row, column, row_state, column_state, diagonal):
         (rows, largest, label, own), columns = map(list, row_state), list(column_state)
         for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-            logits = scaled_cosine(dots, row, column, g, scale_G)
+            logits = scaled_cosine(dots, row, column, g)
             e = exp(without_fillers(logits - shift_G[g], row, column))
             if diagonal:
                 label[g], own[g] = jnp.diagonal(logits), jnp.diagonal(e)
@@ -106,13 +106,13 @@ def _bounded(layout: Layout, u: Side, v: Side, scale_G, shift_G):
     return rows, columns, label, own > largest, least
 
 
-def _with_maxima(layout: Layout, u: Side, v: Side, scale_G):
+def _with_maxima(layout: Layout, u: Side, v: Side):
     """As `_bounded`, less the last, for any logits."""
     lowest = jnp.finfo(jnp.float32).min
 
     def logits_of(row, column, diagonal):
         for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-            logits = scaled_cosine(dots, row, column, g, scale_G)
+            logits = scaled_cosine(dots, row, column, g)
             label = jnp.diagonal(logits)
             logits = without_fillers(logits, row, column)
             yield replace(logits, row, column, diagonal, -jnp.inf, True), label

@@ -56,6 +56,8 @@ class Criterion(Protocol):
         """The derivative by `others`, (G, B); only of losses that are given any."""
 
 
+# A scale nearer to 0 counts as this one.
+_LEAST = 1e-20
 Ids = tuple[jax.Array | None, jax.Array | None]  # of the rows of u, and of those of v
 
 
@@ -111,33 +113,44 @@ def _pairs(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids:
 
 
 def _forward(criterion: Criterion, layout: Layout, u, v, scale, bias, others, ids: Ids):
-    sides = layout.side(u, ids[0]), layout.side(v, ids[1])
+    sides = _sides(layout, u, v, scale, ids)
     loss, correct, saved = criterion.statistics(layout, *sides, scale, bias, others)
     return (loss, correct), (u, v, scale, bias, others, ids, saved)
 
 
 def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
     u, v, scale, bias, others, ids, saved = residuals
-    rows, columns = layout.side(u, ids[0]), layout.side(v, ids[1])
+    rows, columns = _sides(layout, u, v, scale, ids)
 
     def run(residual, row_extra, column_extra, matching_GxB):
-        tile = partial(_gradient_tile, criterion, residual, scale, layout.nesting)
+        tile = partial(_gradient_tile, criterion, residual, layout.nesting)
         extended = rows._replace(extra=(layout.cut(matching_GxB), row_extra)), columns._replace(extra=column_extra)
         return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout), _gradients(layout, turned=True))))
 
     du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
-    d_scale, d_bias = layout.join(du.cosine).sum(axis=1), layout.join(du.sum).sum(axis=1)
+    d_scale, d_bias = layout.join(du.cosine).sum(axis=1) / _beyond_zero(scale), layout.join(du.sum).sum(axis=1)
     dv = dv._replace(features=tuple(block.swapaxes(1, 2) for block in dv.features))
     d_others = None if others is None else criterion.by_others(saved, cotangents[0], others)
-    return _through_norms(layout, u, du, scale), _through_norms(layout, v, dv, scale), d_scale, d_bias, d_others, None
+    return _through_norms(layout, u, du), _through_norms(layout, v, dv), d_scale, d_bias, d_others, None
 
 
 _pairs.defvjp(_forward, _backward)
 
 
+def _sides(layout: Layout, u: jax.Array, v: jax.Array, scale_G: jax.Array, ids: Ids) -> tuple[Side, Side]:
+    """Both sides; the scale is in the inverse norms of the rows, so that no tile is multiplied by it."""
+    rows, columns = layout.side(u, ids[0]), layout.side(v, ids[1])
+    return rows._replace(inverse=rows.inverse * _beyond_zero(scale_G)[None, :, None]), columns
+
+
+def _beyond_zero(scale_G: jax.Array) -> jax.Array:
+    """The scale; in the place of 0, a number so small that its logits are 0: the derivative by it is not lost."""
+    return jnp.where(jnp.abs(scale_G) < _LEAST, _LEAST, scale_G)
+
+
 class _Gradient(NamedTuple):
     """Sums over the other side, with a leading axis of tiles: R @ its features by what each level adds of them,
-    (T, m_g - m_{g-1}) or transposed; of d C (G, T), and of d (G, T).
+    (T, m_g - m_{g-1}) or transposed; of scale d C (G, T), and of d (G, T).
     """
 
     features: tuple[jax.Array, ...]
@@ -162,18 +175,16 @@ def dot_products(row: Side, column: Side, nesting: Nesting) -> list[jax.Array]:
     return found
 
 
-def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int, scale_G: jax.Array) -> jax.Array:
+def scaled_cosine(dots: jax.Array, row: Side, column: Side, g: int) -> jax.Array:
     """scale x the cosines of a tile at level g."""
-    return dots * (scale_G[g] * row.inverse[g])[:, None] * column.inverse[g][None]
+    return dots * row.inverse[g][:, None] * column.inverse[g][None]
 
 
-def _gradient_tile(
-    criterion, residual, scale_G, nesting, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool
-):
+def _gradient_tile(criterion, residual, nesting, row: Side, column: Side, du: _Gradient, dv: _Gradient, diagonal: bool):
     matching, row = row.extra[0], row._replace(extra=row.extra[1])
     dots, r, rows, columns, sums = dot_products(row, column, nesting), None, [], [], []
     for g in reversed(range(len(dots))):
-        d = residual(g, scaled_cosine(dots[g], row, column, g, scale_G), row, column)
+        d = residual(g, scaled_cosine(dots[g], row, column, g), row, column)
         d = replace(d, row, column, diagonal, 0.0, False)
         if diagonal:
             d = jnp.where(jnp.eye(len(d), dtype=bool), matching[g][:, None], d)
@@ -181,7 +192,7 @@ def _gradient_tile(
             sums.append(d.sum(axis=1))
         d = d * row.inverse[g][:, None] * column.inverse[g][None]
         by_cosine = d * dots[g]
-        r = scale_G[g] * d if r is None else r + scale_G[g] * d
+        r = d if r is None else r + d
         rounded = r.astype(row.parts[g].dtype)
         rows.append((product(rounded, column.block(g, nesting), (1, 0)), by_cosine.sum(axis=1)))
         columns.append((product(row.turned[g], rounded, (1, 0)), by_cosine.sum(axis=0)))
@@ -196,11 +207,11 @@ def _add(gradient: _Gradient, parts: list, sums: list) -> _Gradient:
     return _Gradient(features, gradient.cosine + jnp.stack(cosine), total)
 
 
-def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient, scale_G: jax.Array) -> jax.Array:
+def _through_norms(layout: Layout, z_BxD: jax.Array, gradient: _Gradient) -> jax.Array:
     """The gradient of one side by its features."""
     dims, factor_B = layout.nesting.dims, power_of_two(z_BxD)
     scaled_BxD = times(z_BxD, factor_B)
-    pull = scale_G[:, None] * layout.join(gradient.cosine) * jnp.square(inverse_norms(scaled_BxD, layout.nesting))
+    pull = layout.join(gradient.cosine) * jnp.square(inverse_norms(scaled_BxD, layout.nesting))
     pull = jnp.cumsum(pull[::-1], axis=0)[::-1]
     widths = [high - low for low, high in zip((0, *dims[:-1]), dims)]
     pull_BxD = jnp.repeat(pull.T, jnp.asarray(widths), axis=1, total_repeat_length=dims[-1])

@@ -22,7 +22,7 @@ class Sigmoid(NamedTuple):
         def tile(row, column, state, _, diagonal):
             sums, largest, label = map(list, state)
             for g, dots in enumerate(dot_products(row, column, layout.nesting)):
-                logits = bias_G[g] + scaled_cosine(dots, row, column, g, scale_G)
+                logits = bias_G[g] + scaled_cosine(dots, row, column, g)
                 if diagonal:
                     label[g] = jnp.diagonal(logits)
                 logits = replace(logits, row, column, diagonal, -jnp.inf, True)

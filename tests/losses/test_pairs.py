@@ -109,6 +109,16 @@ def test_any_scale_equals_the_loop(scale):
     assert_same(found, value_and_grad(reference.nested_contrastive, arguments), rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivative_by_a_scale_of_zero_is_not_lost(kind):
+    ours, naive = functions(kind)
+    arguments = problem(kind, scale=(0.0, 7.0, 0.0))
+    (_, found), (_, expected) = (value_and_grad(f, arguments, **o) for f, o in ((ours, {"chunk": 4}), (naive, {})))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert (expected[2] != 0).all()
+
+
 def test_logits_far_below_the_scale_equal_the_loop():
     # Opposite sides: every cosine is near -1, the exponential of scale x (cosine - 1) vanishes.
     (u, _, _), rng = problem("contrastive"), np.random.default_rng(0)
