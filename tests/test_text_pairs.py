@@ -9,12 +9,11 @@ import pytest
 import tiny
 
 from mrl_jax import config as defaults
-from mrl_jax import objectives, parts, results, sharding, train, trees
+from mrl_jax import losses, objectives, parts, results, sharding, train, trees
 from mrl_jax.data import sources
 from mrl_jax.data.text.transforms import Pair
 from mrl_jax.evals.features import FeatureStore
 from mrl_jax.evals.pair_retrieval import PairRetrieval
-from mrl_jax.losses import nested_contrastive
 from mrl_jax.nesting import Nesting
 
 DATA = "synthetic:size=8,channels=1,classes=20,examples=48,context=8,vocabulary=40"
@@ -44,15 +43,32 @@ def test_sentence_embeddings_are_trained_and_searched(tmp_path):
     assert not any(name.startswith("spearman") for name in values), "the data have no scores"
 
 
-def test_a_text_of_several_others_is_no_rival_of_itself_and_all_of_them_are_right():
+def batch_of(*pairs):
+    """The batch of pairs of texts of one token."""
     transform = Pair(sources.load(DATA, "train", data_dir="").vocabulary, 8)
-    a, b, c, w, x, y = ([i] for i in range(5, 11))
-    rows = [(a, x), (a, y), (b, w), (c, w)]
-    found = [transform.begin({"tokens": first, "tokens_2": second, "label": 0}) for first, second in rows]
-    batch = {name: np.stack([record[name] for record in found]) for name in transform.fields}
+    found = [transform.begin({"tokens": [first], "tokens_2": [second], "label": 0}) for first, second in pairs]
+    return {name: np.stack([record[name] for record in found]) for name in transform.fields}
 
-    z, pair = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
-    out = {"pair/z": pair, "pair/scale": jnp.float32(2), "pair/bias": jnp.float32(0)}
+
+def embedded(rows):
+    z, pair = np.random.default_rng(0).normal(size=(2, rows, 8)).astype(np.float32)
+    return z, {"pair/z": pair, "pair/scale": jnp.float32(2), "pair/bias": jnp.float32(0)}
+
+
+def test_a_text_on_both_sides_is_no_rival_of_itself():
+    pairs, (z, out) = [(5, 6), (6, 7), (8, 5)], embedded(3)
+    first, second = np.array(pairs).T
+    for name, more in (("contrastive", ()), ("sigmoid", (0.0,))):
+        found = objectives.OBJECTIVES[name](Nesting((2, 8)))(z, out, batch_of(*pairs))
+        loss = getattr(losses, f"nested_{name}")
+        expected = loss(z, out["pair/z"], 2.0, *more, Nesting((2, 8)), ids_B=first, v_ids_B=second)
+        np.testing.assert_allclose(found.per_dim, expected.per_dim, rtol=1e-6)
+
+
+def test_a_text_of_several_others_is_no_rival_of_itself_and_all_of_them_are_right():
+    a, b, c, w, x, y = range(5, 11)
+    batch = batch_of((a, x), (a, y), (b, w), (c, w))
+    z, out = embedded(4)
     for name in ("contrastive", "sigmoid"):
         loss = objectives.OBJECTIVES[name](Nesting((2, 8)))
         same = loss(z, out, {"caption": np.array([0, 0, 1, 1])})
@@ -103,12 +119,12 @@ def test_negatives_reach_the_loss_of_their_row(one_device):
         "ids_B": jnp.stack([*both, batch["picture"]], axis=1),
         "v_ids_B": jnp.stack([*both, batch["caption"]], axis=1),
     }
-    expected = nested_contrastive(*arguments, **ids, **hard)
+    expected = losses.nested_contrastive(*arguments, **ids, **hard)
     np.testing.assert_allclose(measured["train/loss"], expected.total, rtol=1e-4)
     np.testing.assert_allclose(
         measured["train/ahead_of_negatives@8"], expected.known["ahead_of_negatives"][1].mean(), rtol=1e-5
     )
-    assert expected.total > nested_contrastive(*arguments, **ids).total
+    assert expected.total > losses.nested_contrastive(*arguments, **ids).total
 
 
 def test_microbatches_on_eight_devices_give_the_update_of_one(one_device):
