@@ -55,7 +55,7 @@ class Contrastive(NamedTuple):
         loss = 0.5 * (jax.nn.softplus(row - label) + jax.nn.softplus(column - label))
         return loss, correct, _Saved(row, column, label, shift_G, bounded)
 
-    def residuals(self, layout: Layout, saved: _Saved, weights_GxB, run, scale_G, bias_G):
+    def residuals(self, layout: Layout, saved: _Saved, weights_GxB, run, bias_G):
         """Half the softmax of the row, half that of the column, less one for the matching pair."""
         half = 0.5 * weights_GxB
         row, column = (jnp.logaddexp(rivals, saved.label) for rivals in (saved.row, saved.column))

@@ -45,7 +45,7 @@ class Criterion(Protocol):
         `others` (G, B) is the log-sum-exp of rivals that a row of u has besides the rows of v, or None.
         """
 
-    def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, scale_G, bias_G):
+    def residuals(self, layout: Layout, saved, weights_GxB: jax.Array, run, bias_G: jax.Array):
         """`run(residual, row_extra, column_extra, matching_GxB)`, with the derivatives by the logits.
 
         `residual(g, cosine_scaled, row, column)` is that of one level of a tile of pairs that do not match, and
@@ -127,7 +127,7 @@ def _backward(criterion: Criterion, layout: Layout, residuals, cotangents):
         extended = rows._replace(extra=(layout.cut(matching_GxB), row_extra)), columns._replace(extra=column_extra)
         return every_pair(layout, tile, *extended, *layout.vary((_gradients(layout), _gradients(layout, turned=True))))
 
-    du, dv = criterion.residuals(layout, saved, cotangents[0], run, scale, bias)
+    du, dv = criterion.residuals(layout, saved, cotangents[0], run, bias)
     d_scale, d_bias = layout.join(du.cosine).sum(axis=1) / _beyond_zero(scale), layout.join(du.sum).sum(axis=1)
     dv = dv._replace(features=tuple(block.swapaxes(1, 2) for block in dv.features))
     d_others = None if others is None else criterion.by_others(saved, cotangents[0], others)

@@ -36,7 +36,7 @@ class Sigmoid(NamedTuple):
         sums, largest, label = jax.tree.map(layout.join, state)
         return sums + jax.nn.softplus(-label), label > largest, label
 
-    def residuals(self, layout: Layout, saved, weights_GxB, run, scale_G, bias_G):
+    def residuals(self, layout: Layout, saved, weights_GxB, run, bias_G):
         """The sigmoid of the logit, less one for the matching pair."""
 
         def residual(g, logits, mine, theirs):

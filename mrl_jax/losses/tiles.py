@@ -72,7 +72,7 @@ class Side(NamedTuple):
     Attributes:
       parts: per level the features that its product is taken of, see `starts`; before `split`, all features (T, D) as
         given and the power of two (T,) that they are to be multiplied by.
-      inverse: 1 / the norm of each prefix, (G, T).
+      inverse: 1 / the norm of each prefix, (G, T); of the rows, times the scale of the cosines.
       inside: (T,) 0 for a row of the batch, -inf for a filler; to be added to logits. None: there are no fillers.
       ids: (I, T) integers; rows and columns that share the i-th of theirs are duplicates. None: there are none.
       extra: what the pass at hand needs besides.
