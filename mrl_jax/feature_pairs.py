@@ -45,8 +45,11 @@ def folder_name(text: str) -> str:
 
 
 def pair(train: Features, test: Features) -> Pair:
-    """Two sets as a pair; ValueError as `check_same_model`."""
+    """Two sets as a pair; ValueError as `check_same_model`, and for other classes."""
     check_same_model(train, test)
+    names = train.info.label_names, test.info.label_names
+    if all(names) and names[0] != names[1]:
+        raise ValueError("--train and --test have different label names: a probe needs one set of classes")
     dims = train.info.dims or test.info.dims
     return Pair(train, test, Nesting(dims or _halving(train.z.shape[1])), bool(dims))
 
@@ -74,22 +77,19 @@ def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
     return features._replace(nesting=nesting, known=True)
 
 
-def check_same_model(train: Features, test: Features) -> None:
-    """Raises ValueError unless both are features of one model, of the same size and of the same classes."""
+def check_same_model(train: Features, test: Features, name: str = "--test") -> None:
+    """Raises ValueError unless both are features of one model and of the same size; by the name of the second."""
     ours, theirs = (features_dir.model_of(found.info.identity) for found in (train, test))
     if ours and theirs and ours != theirs:
         raise ValueError(
-            f"--train holds features of {ours}, --test those of another model, {theirs}: embed both with one "
+            f"--train holds features of {ours}, {name} those of another model, {theirs}: embed both with one "
             "checkpoint and the same --width and --recalibrate"
         )
     if train.z.shape[1] != test.z.shape[1]:
         raise ValueError(
-            f"--train has {train.z.shape[1]} features, --test {test.z.shape[1]}: embed both with one checkpoint or one "
+            f"--train has {train.z.shape[1]} features, {name} {test.z.shape[1]}: embed both with one checkpoint or one "
             "export"
         )
-    names = train.info.label_names, test.info.label_names
-    if all(names) and names[0] != names[1]:
-        raise ValueError("--train and --test have different label names: a probe needs one set of classes")
 
 
 def check_finite(flag: str, features: Features) -> None:

@@ -43,7 +43,6 @@ SETS = {
     "imagenet_sketch": ("tfds:imagenet_sketch", "test"),
 }
 CLEAN = "clean"
-RETRIEVAL = f"map@{robustness.DEPTH}", f"precision@{robustness.DEPTH}"
 # Measures of which the error is averaged over corruptions, and where they are found.
 METRICS = {"top1": "top1", "knn_top1": "nearest"}
 
@@ -107,7 +106,7 @@ def shifted(subject: Subject, names: Sequence[str]) -> tuple[dict[str, float], d
         dataset, split = locate(name, subject.config.data.eval_split)
         label = name if name in SETS else name.replace("@", "_")
         found = _features(subject, dataset, split, None, f"shifted-{name}")
-        values |= _values(label, measure(subject, found, f"--set={name}"), subject.dims)
+        values |= robustness.named(label, measure(subject, found, f"--set={name}"), subject.dims)
         shown = len(np.unique(found.labels))
         details[label] = {"dataset": dataset, "split": split, "rows": len(found.z), "classes": shown}
         print(f"{name}: {len(found.z)} images of {shown} classes", file=sys.stderr, flush=True)
@@ -153,7 +152,7 @@ def corrupted(
     values: dict[str, float] = {}
     for kind, found in by_kind.items():
         means = Accuracies(*(np.mean(metric, axis=0).tolist() for metric in zip(*found)))
-        values |= _values(kind, means, subject.dims)
+        values |= robustness.named(kind, means, subject.dims)
     errors = {
         metric: 1 - np.array([[getattr(a, field) for a in by_kind[kind]] for kind in kinds])  # (K, S, G)
         for metric, field in METRICS.items()
@@ -191,12 +190,6 @@ def read_baseline(
     if faultless:
         print(f"--baseline={path} makes no error by {faultless}: nothing is told in units of it", file=sys.stderr)
     return {metric: error for metric, error in errors.items() if metric not in faultless}
-
-
-def _values(name: str, found: Accuracies, dims: Sequence[int]) -> dict[str, float]:
-    curves = {"top1": found.top1, "top5": found.top5, "knn_top1": found.nearest}
-    curves |= {RETRIEVAL[0]: found.map, RETRIEVAL[1]: found.precision}
-    return {f"{name}_{metric}@{dim}": v for metric, curve in curves.items() for dim, v in zip(dims, curve)}
 
 
 def report(
@@ -245,7 +238,7 @@ def main(argv: list[str]) -> None:
         sources.load(*locate(name, data.eval_split), data_dir=data.dir)
     subject = open_subject(path, step, whole_numbers("--dims", options.dims), options.data_dir, options.flips)
     if options.set:
-        report(subject, "shifted", *shifted(subject, options.set), ("top1", *RETRIEVAL))
+        report(subject, "shifted", *shifted(subject, options.set), ("top1", *robustness.RETRIEVAL))
     if kinds:
         report(subject, "corruptions", *corrupted(subject, kinds, severities, baseline), ("_top1",))
 

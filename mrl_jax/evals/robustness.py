@@ -18,6 +18,7 @@ from mrl_jax.evals.retrieval import metrics
 from mrl_jax.evals.retrieval_study import counts
 
 DEPTH = 10  # of the retrieval metrics
+RETRIEVAL = f"map@{DEPTH}", f"precision@{DEPTH}"
 
 
 class Accuracies(NamedTuple):
@@ -108,6 +109,13 @@ def accuracies(
     relevant_N = counts(gallery_labels_M, labels_N)
     ranked = [metrics(found_NxK, labels_N, DEPTH, relevant_N) for found_NxK in found]
     return Accuracies(top1, top5, *([each[name] for each in ranked] for name in ("top1", "map", "precision")))
+
+
+def named(name: str, found: Accuracies, dims: Sequence[int]) -> dict[str, float]:
+    """Values by `<name>_<metric>@dim`."""
+    curves = {"top1": found.top1, "top5": found.top5, "knn_top1": found.nearest}
+    curves |= {RETRIEVAL[0]: found.map, RETRIEVAL[1]: found.precision}
+    return {f"{name}_{metric}@{dim}": v for metric, curve in curves.items() for dim, v in zip(dims, curve)}
 
 
 def mean_corruption_error(error_KxS: np.ndarray, baseline_KxS: np.ndarray | None = None) -> float:

@@ -10,6 +10,7 @@ from mrl_jax.studies import (
     longtail,
     quantization,
     retrieval,
+    shifted,
     spectrum,
     superclass,
 )
@@ -26,6 +27,7 @@ KINDS = {
     "policy": adaptive.policy,
     "quantization": quantization.run,
     "retrieval": retrieval.run,
+    "shifted": shifted.run,
     "spectrum": spectrum.run,
     "superclass": superclass.run,
     "trends": answers.trends,
