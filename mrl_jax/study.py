@@ -40,10 +40,7 @@ _OPTIONS = {
     "projection": (flags.DEFINE_string, f"retrieval: {', '.join(projections.NESTED)}, in place of the features."),
     "queries": (flags.DEFINE_integer, "fewshot: query rows of a class, at most."),
     "rows": (flags.DEFINE_list, "gradcam: of the test split, by number."),
-    "shifted": (
-        flags.DEFINE_multi_string,
-        "shifted: NAME=FEATURES, or NAME=FEATURES.npy,LABELS.npy, of a changed set.",
-    ),
+    "shifted": (flags.DEFINE_multi_string, "robustness: a changed set, NAME=FEATURES or NAME=Z.npy,LABELS.npy."),
     "shortlist": (flags.DEFINE_integer, "retrieval, quantization: rows that are re-ranked."),
     "shortlists": (flags.DEFINE_list, "retrieval: lengths of shortlists to compare besides."),
     "shots": (flags.DEFINE_list, "fewshot: support rows of a class, each number in turn."),

@@ -87,7 +87,8 @@ ALLOWED = {
         "trained",
         "workdir",
     },
-    "studies": FOUNDATION | {"data", "evals", "feature_pairs", "flips", "models", "policy", "results", "trained"},
+    "studies": FOUNDATION
+    | {"data", "evals", "feature_pairs", "features_dir", "flips", "models", "policy", "results", "trained"},
     "policy": {"choices", "evals", "writers"},
     "parts": FOUNDATION
     | {"config", "data", "evals", "flips", "inputs", "limits", "mixing", "models", "objectives", "optim", "sharding"}

@@ -65,7 +65,7 @@ def test_every_kind_leaves_a_table_a_json_and_pictures(run, kind, tmp_path, caps
     options = dict(SMALL.get(kind, {}))
     if kind == "superclass":
         options["hierarchy"] = str(run[0] / "h.json")
-    if kind == "shifted":
+    if kind == "robustness":
         options["shifted"] = [f"again={run[0] / 'features' / '3' / 'test'}"]
     if kind == "policy":
         options["policy"] = str(tmp_path / "p.json")

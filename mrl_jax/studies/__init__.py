@@ -10,7 +10,7 @@ from mrl_jax.studies import (
     longtail,
     quantization,
     retrieval,
-    shifted,
+    robustness,
     spectrum,
     superclass,
 )
@@ -27,7 +27,7 @@ KINDS = {
     "policy": adaptive.policy,
     "quantization": quantization.run,
     "retrieval": retrieval.run,
-    "shifted": shifted.run,
+    "robustness": robustness.run,
     "spectrum": spectrum.run,
     "superclass": superclass.run,
     "trends": answers.trends,

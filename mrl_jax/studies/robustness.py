@@ -47,7 +47,7 @@ def run(subject: Subject, *, shifted: Sequence[str]) -> Finding:
         series[name] = (list(dims), [100 * v for v in measured.top1])
         sizes[name] = {"rows": len(found.z), "classes": len(np.unique(labels))}
     text = [f"{name}: {size['rows']} rows of {size['classes']} classes" for name, size in sizes.items()]
-    figure = results.Lines("shifted", "embedding dim", "top-1, %", series)
+    figure = results.Lines("robustness", "embedding dim", "top-1, %", series)
     return Finding(values, {"sets": sizes}, [*text, f"Answers are those of {subject.answered_by}."], [figure])
 
 

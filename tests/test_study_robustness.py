@@ -41,7 +41,7 @@ def test_a_set_of_the_same_rows_equals_the_clean_one_and_a_noisy_one_is_below_it
         (tmp_path / name).mkdir()
         save(tmp_path / name, found)
     sets = [f"{name}={tmp_path / name / 'z.npy'},{tmp_path / name / 'labels.npy'}" for name in ("same", "noisy")]
-    found = KINDS["shifted"](subject, shifted=sets)
+    found = KINDS["robustness"](subject, shifted=sets)
     metrics = ("top1", "top5", "knn_top1", f"map@{DEPTH}", f"precision@{DEPTH}")
     for dim in subject.dims:
         for metric in metrics:
@@ -59,12 +59,12 @@ def test_classes_are_matched_by_name(about, monkeypatch):
     subject = Subject(feature_pairs.pair(*named), (12,), 0, "ridge", None, None, subject.out)
     other = features(np.random.default_rng(1), means, 60, 0.1, classes=(4, 1), names=("e", "b"))
     monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: other)
-    found = KINDS["shifted"](subject, shifted=["some=x"])
+    found = KINDS["robustness"](subject, shifted=["some=x"])
     assert found.values["some_knn_top1@12"] == 1, "class 0 of the set is class 4 of training"
     strange = other._replace(info=Info(2, label_names=("e", "z")))
     monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: strange)
     with pytest.raises(ValueError, match=r"1 classes that training does not have, such as \['z'\]"):
-        KINDS["shifted"](subject, shifted=["some=x"])
+        KINDS["robustness"](subject, shifted=["some=x"])
 
 
 def test_sets_that_do_not_fit_are_named(about, tmp_path):
@@ -81,6 +81,6 @@ def test_sets_that_do_not_fit_are_named(about, tmp_path):
         ([f"a={tmp_path}/narrow.npy,{tmp_path}/four.npy"], "--shifted=a has labels up to 6, training 6 classes"),
     ):
         with pytest.raises(ValueError, match=message):
-            KINDS["shifted"](subject, shifted=sets)
+            KINDS["robustness"](subject, shifted=sets)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        KINDS["shifted"](subject, shifted=["a=nowhere"])
+        KINDS["robustness"](subject, shifted=["a=nowhere"])
