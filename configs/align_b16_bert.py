@@ -27,9 +27,10 @@ ImageNet 1-NN of the image tower, by
 Expected, published, at these dims: MRL 43.57 56.44 62.33 65.72 67.00 67.70 67.85; the largest model alone, cut, 11.90
 33.35 51.32 61.82 66.71 67.65 68.00. The data are not public; not run by us.
 
-`:small` is a ResNet-10 and a BERT-Tiny on icons and their names, for two CPU cores, about 2 minutes a run;
+`:small` is a ResNet-10 and a BERT-Tiny on icons and their names, each dim with a temperature of its own, for two CPU
+cores, about 2 minutes a run;
 `python -m experiments.image_text` runs and measures it. Expected: experiments/results/image_text_icons_names.json, a
-name finds its drawing first in 1.1 to 1.9 % at 8 to 128 dims, below models of single dims (0.5 to 4.4) from 16 dims on.
+name finds its drawing first in 1.4 to 3.2 % at 8 to 128 dims, below models of single dims (0.6 to 5.6) from 32 dims on.
 """
 
 import ml_collections
