@@ -50,7 +50,7 @@ def test_a_set_of_the_same_rows_equals_the_clean_one_and_a_noisy_one_is_below_it
         assert found.values[f"clean_top1@{dim}"] == pytest.approx(subject.correct[subject.dims.index(dim)].mean())
         assert found.values[f"noisy_knn_top1@{dim}"] < found.values[f"clean_knn_top1@{dim}"]
         assert found.values[f"noisy_top5@{dim}"] == 1, "only the two classes that the set shows are asked for"
-    assert found.details["sets"]["noisy"] == {"rows": 90, "classes": 2}
+    assert found.details["sets"]["noisy"] == {"rows": 90, "classes": 2, "matched_by": "number"}
 
 
 def test_classes_are_matched_by_name(about, monkeypatch):
@@ -61,6 +61,10 @@ def test_classes_are_matched_by_name(about, monkeypatch):
     monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: other)
     found = KINDS["robustness"](subject, shifted=["some=x"])
     assert found.values["some_knn_top1@12"] == 1, "class 0 of the set is class 4 of training"
+    bare = features(np.random.default_rng(1), means, 60, 0.1, classes=(4, 1))
+    monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: bare)
+    found = KINDS["robustness"](subject, shifted=["some=x"])
+    assert found.values["some_knn_top1@12"] == 1, "bare arrays have the numbers of training"
     strange = other._replace(info=Info(2, label_names=("e", "z")))
     monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: strange)
     with pytest.raises(ValueError, match=r"1 classes that training does not have, such as \['z'\]"):

@@ -25,7 +25,7 @@ def run(subject: Subject, *, shifted: Sequence[str]) -> Finding:
     Args:
       subject: what it is about; its test rows are the set that has not changed.
       shifted: the sets that have, NAME=FEATURES each, features as `features_dir.open_features` takes them. Classes are
-        matched by their names; where neither side has any, by their numbers.
+        matched by their names; those of a set without names, such as of bare arrays, by their numbers.
 
     Raises:
       ValueError: for features of another model or of other classes, or two sets of one name.
@@ -46,7 +46,9 @@ def run(subject: Subject, *, shifted: Sequence[str]) -> Finding:
         values |= robustness.named(name, measured, dims)
         series[name] = (list(dims), [100 * v for v in measured.top1])
         sizes[name] = {"rows": len(found.z), "classes": len(np.unique(labels))}
-    text = [f"{name}: {size['rows']} rows of {size['classes']} classes" for name, size in sizes.items()]
+        sizes[name]["matched_by"] = "number" if found.info.label_names is None else "name"
+    lines = "{}: {rows} rows of {classes} classes, matched by {matched_by}"
+    text = [lines.format(name, **size) for name, size in sizes.items()]
     figure = results.Lines("robustness", "embedding dim", "top-1, %", series)
     return Finding(values, {"sets": sizes}, [*text, f"Answers are those of {subject.answered_by}."], [figure])
 
@@ -69,12 +71,12 @@ def _opened(subject: Subject, shifted: Sequence[str]) -> dict[str, Features]:
 def _labels(subject: Subject, found: Features, name: str) -> np.ndarray:
     """The set's labels as classes of training."""
     info, own, what = found.info, subject.pair.train.info, f"--shifted={name}"
-    count = info.num_classes
-    if info.label_names is own.label_names is None:
-        count = own.num_classes
+    names, trained, count = info.label_names, own.label_names, info.num_classes
+    if names is None:
+        trained, count = None, own.num_classes
         if found.labels.max() >= count:
             raise ValueError(f"{what} has labels up to {found.labels.max()}, training {count} classes: use its numbers")
-    classes = robustness.match_classes(info.label_names, count, own.label_names, own.num_classes, what)
+    classes = robustness.match_classes(names, count, trained, own.num_classes, what)
     return robustness.trained_labels(np.asarray(found.labels, np.int64), classes, info.label_names, what)
 
 
