@@ -14,6 +14,7 @@ from mrl_jax.nesting import Nesting, draw_weights
 Batch = Mapping[str, jax.Array]
 EVALUATED = ("params", "batch_stats", "ema")  # the fields of a state that evaluation needs
 _DIMS, _AUGMENT = 0x64696D73, 0x617567  # streams of the run's key: of the dims drawn, and of `augment`
+_SHARED = ("pair/scale", "pair/bias")  # outputs that have an axis of dims, if any, where others have one of rows
 
 
 class Options(NamedTuple):
@@ -183,9 +184,9 @@ def _joint(outputs, total_of, trained, batch, key, n):
 
     def embed(trained, rows, key):
         z, out, batch_stats = outputs(trained, rows, key)
-        shared = {name: x for name, x in out.items() if x.ndim == 0 and not name.startswith("batch_stats/")}
-        own = {name: x for name, x in out.items() if x.ndim and not name.startswith("batch_stats/")}
-        return (z, own), shared, batch_stats
+        out = {name: x for name, x in out.items() if not name.startswith("batch_stats/")}
+        shared = {name: out.pop(name) for name in list(out) if out[name].ndim == 0 or name in _SHARED}
+        return (z, out), shared, batch_stats
 
     def loss(embeddings, shared):
         z, own = embeddings

@@ -60,6 +60,17 @@ def test_microbatches_give_the_update_of_the_whole_batch(plain):
     assert {"image/embedding/kernel", "text/word/embedding", "temperature/log_scale"} <= set(moved)
 
 
+def test_microbatches_know_that_temperatures_of_the_dims_are_no_rows():
+    model = config().model.to_dict() | {"scale_per_dim": True}
+    runs = [config(model=model, optim=defaults.sgd(0.1), accumulate=n) for n in (1, 4)]
+    (before, whole, _), (_, after, measured) = (update(parts.assemble(run, one_device())) for run in runs)
+    assert whole["temperature/log_scale"].shape == (len(runs[0].nesting.dims),)
+    assert (whole["temperature/log_scale"] != before["temperature/log_scale"]).all()
+    assert {f"train/temperature@{dim}" for dim in runs[0].nesting.dims} <= measured.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def test_pairs_of_one_image_are_no_negatives_of_each_other():
     image = np.full((8, 8, 1), 7, np.uint8)
     transform = Captioned(images.parse("decode"), sources.load(DATA, "train", data_dir="").vocabulary, 8)
