@@ -20,10 +20,10 @@ class Measured(NamedTuple):
     on: str  # the machine, and what it did
 
 
-def check_name(name: str, taken: Iterable[str]) -> None:
+def check_name(name: str, taken: Iterable[str], flag: str = "--name") -> None:
     """Raises ValueError unless results may be called so, none of what is taken."""
     if not re.fullmatch(r"[\w.+-]+", name) or name in taken:
-        raise ValueError(f"--name={name!r} must be letters, digits, _ . + and -, and none of {list(taken)}")
+        raise ValueError(f"{flag}={name!r} must be letters, digits, _ . + and -, and none of {list(taken)}")
 
 
 def write(

@@ -42,7 +42,6 @@ SETS = {
     "imagenet_r": ("tfds:imagenet_r", "test"),
     "imagenet_sketch": ("tfds:imagenet_sketch", "test"),
 }
-CLEAN = "clean"
 # Measures of which the error is averaged over corruptions, and where they are found.
 METRICS = {"top1": "top1", "knn_top1": "nearest"}
 
@@ -143,7 +142,7 @@ def corrupted(
     """
     data = subject.config.data
     by_kind: dict[str, list[Accuracies]] = {}
-    for kind, severity in [(CLEAN, 0), *((kind, severity) for kind in kinds for severity in severities)]:
+    for kind, severity in [(robustness.CLEAN, 0), *((kind, severity) for kind in kinds for severity in severities)]:
         ops = f"{data.eval_ops}|corrupt({kind!r},{severity})" if severity else None
         name = f"corrupted-{kind}-{severity}" if severity else data.eval_split
         found = _features(subject, None, data.eval_split, ops, name)

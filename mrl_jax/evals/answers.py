@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrl_jax.evals import adaptive
-from mrl_jax.evals.linear_heads import Heads
+from mrl_jax.evals.linear_heads import Heads, logits
 
 _BLOCK_VALUES = 1 << 23  # logits at a time
 
@@ -44,16 +44,12 @@ def _blocks(z_NxD: np.ndarray, heads: Heads) -> Iterator[tuple[slice, jax.Array]
         yield rows, jnp.asarray(np.asarray(z_NxD[rows], np.float32))
 
 
-def _logits(z_BxD: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return jnp.matmul(z_BxD[:, : len(kernel)], kernel, precision="highest") + bias[None]
-
-
 @jax.jit
 def _softmax(z_BxD, kernel, bias):
-    return jax.nn.softmax(_logits(z_BxD, kernel, bias), axis=1)
+    return jax.nn.softmax(logits(z_BxD, kernel, bias), axis=1)
 
 
 @jax.jit
 def _within(z_BxD, kernel, bias, group_C, group_B):
     mine = group_C[None, :] == group_B[:, None]
-    return jnp.argmax(jnp.where(mine, _logits(z_BxD, kernel, bias), -jnp.inf), axis=1)
+    return jnp.argmax(jnp.where(mine, logits(z_BxD, kernel, bias), -jnp.inf), axis=1)

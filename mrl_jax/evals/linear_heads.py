@@ -17,6 +17,12 @@ class Heads(NamedTuple):
     biases: list[np.ndarray]  # (C,) float32 each
 
 
+def logits(z_BxD: jax.Array, kernel_mxC: jax.Array, bias_C: jax.Array) -> jax.Array:
+    """(B, C) of a head of the first m features, in float32."""
+    z_Bxm = z_BxD.astype(jnp.float32)[:, : len(kernel_mxC)]
+    return jnp.matmul(z_Bxm, kernel_mxC, precision="highest") + bias_C[None]
+
+
 def accuracy(stream: Stream, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
     """Top-1 and top-5 accuracy of every head, (G,) each, in one pass.
 
@@ -33,16 +39,15 @@ def accuracy(stream: Stream, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
 def ranks(z_BxD: jax.Array, labels: jax.Array, heads: Heads) -> jax.Array:
     """(G, B) int: how many classes come before the best of the row's labels (-1: it has none); ties by class order."""
     labels_BxL = labels.reshape(len(labels), -1)
-    z_BxD = z_BxD.astype(jnp.float32)
 
     def of(kernel, bias):
-        logits = jnp.matmul(z_BxD[:, : len(kernel)], kernel, precision="highest") + bias[None]
-        own = jnp.take_along_axis(logits, jnp.maximum(labels_BxL, 0), axis=1)
+        found = logits(z_BxD, kernel, bias)
+        own = jnp.take_along_axis(found, jnp.maximum(labels_BxL, 0), axis=1)
         own = jnp.where(labels_BxL >= 0, own, -jnp.inf)
         best = own.max(axis=1, keepdims=True)
-        first = jnp.where(own == best, labels_BxL, logits.shape[1]).min(axis=1, keepdims=True)
-        earlier = jnp.arange(logits.shape[1])[None] < first
-        return jnp.sum((logits > best) | ((logits == best) & earlier), axis=1)
+        first = jnp.where(own == best, labels_BxL, found.shape[1]).min(axis=1, keepdims=True)
+        earlier = jnp.arange(found.shape[1])[None] < first
+        return jnp.sum((found > best) | ((found == best) & earlier), axis=1)
 
     found = jnp.stack([of(kernel, bias) for kernel, bias in zip(*heads)])
     return jnp.where((labels_BxL >= 0).any(axis=1)[None], found, -1)

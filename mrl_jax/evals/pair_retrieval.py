@@ -88,14 +88,15 @@ def ranked_hits(
     _, asked_N = np.unique(asked_N, return_inverse=True)
     names, first, item_N = np.unique(item_N, return_index=True, return_inverse=True)
     rows = np.sort(first)
-    k = min(max(KS) + 1, len(rows))  # one more, in the place of the query itself
+    k = min(max(KS) + one_kind, len(rows))  # one more, in the place of the query itself
     _, neighbors_GxNxk = exact.search(queries_NxD, gallery_NxD[rows], dims, k)
     items_GxNxk = item_N[rows][neighbors_GxNxk]
     hits = np.isin(asked_N[None, :, None] * len(rows) + items_GxNxk, asked_N * len(rows) + item_N)
     if one_kind:
         passed_over = (names[items_GxNxk] == itself_N[None, :, None]) & ~hits
         hits = np.take_along_axis(hits, passed_over.argsort(axis=2, kind="stable"), axis=2)
-    return np.pad(hits, ((0, 0), (0, 0), (0, max(KS) + 1 - k)))[:, :, : max(KS)]
+    hits = hits[:, :, : max(KS)]
+    return np.pad(hits, ((0, 0), (0, 0), (0, max(KS) - hits.shape[2])))
 
 
 def ndcg(hits_QxK: np.ndarray, relevant_Q: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mrl_jax.evals.retrieval import metrics
 from mrl_jax.evals.retrieval_study import counts
 
 DEPTH = 10  # of the retrieval metrics
+CLEAN = "clean"  # the set that has not changed
 RETRIEVAL = f"map@{DEPTH}", f"precision@{DEPTH}"
 
 

@@ -39,16 +39,15 @@ class Tile(NamedTuple):
         if x.ndim == 1:
             return lax.dynamic_slice(x, (self.start,), (self.size,))
         rows = (x.shape[1 - self.axis] if high is None else high) - low
-        sizes = (self.size, rows) if self.turned else (rows, self.size)
-        return lax.dynamic_slice(x, self._at(low), sizes)
+        return lax.dynamic_slice(x, self._lies(low, self.start), self._lies(rows, self.size))
 
     def put(self, x: jax.Array, value: jax.Array, low: int = 0) -> jax.Array:
         """`x` with the chunk (from row `low` on) replaced by `value`, (c,) or (rows, c)."""
-        at = (self.start,) if x.ndim == 1 else self._at(low)
+        at = (self.start,) if x.ndim == 1 else self._lies(low, self.start)
         return lax.dynamic_update_slice(x, value.astype(x.dtype), at)
 
-    def _at(self, low: int):
-        return (self.start, low) if self.turned else (low, self.start)
+    def _lies(self, rows, classes):
+        return (classes, rows) if self.turned else (rows, classes)
 
     def rows(self, x_B: jax.Array) -> jax.Array:
         """One number for each row, beside logits: (B, 1)."""

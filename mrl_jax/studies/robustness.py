@@ -4,19 +4,15 @@ The command `robustness` embeds such sets itself; this is for features of other 
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from mrl_jax import feature_pairs, features_dir, results
 from mrl_jax.evals import robustness
-from mrl_jax.evals.linear_heads import Heads
+from mrl_jax.evals.linear_heads import Heads, logits
 from mrl_jax.features_dir import Features
 from mrl_jax.studies.subject import Finding, Subject
-
-CLEAN = "clean"
 
 
 def run(subject: Subject, *, shifted: Sequence[str]) -> Finding:
@@ -32,17 +28,16 @@ def run(subject: Subject, *, shifted: Sequence[str]) -> Finding:
       FileNotFoundError: for features that are not there.
     """
     values, series, sizes = {}, {}, {}
-    for name, found in {CLEAN: subject.pair.test, **_opened(subject, shifted)}.items():
+    for name, found in {robustness.CLEAN: subject.pair.test, **_opened(subject, shifted)}.items():
         labels = _labels(subject, found, name)
         heads = _heads(subject, found, labels)
         train, dims = subject.pair.train, subject.dims
         of_dim = dict(zip(dims, zip(*heads)))
 
-        def logits(z, dim, of_dim=of_dim):
-            kernel, bias = of_dim[dim]
-            return jnp.matmul(z.astype(jnp.float32)[:, :dim], kernel, precision="highest") + bias[None]
+        def answers(z, dim, of_dim=of_dim):
+            return logits(z, *of_dim[dim])
 
-        measured = robustness.accuracies(found.z, labels, train.z, subject.train_labels, logits, dims)
+        measured = robustness.accuracies(found.z, labels, train.z, subject.train_labels, answers, dims)
         values |= robustness.named(name, measured, dims)
         series[name] = (list(dims), [100 * v for v in measured.top1])
         sizes[name] = {"rows": len(found.z), "classes": len(np.unique(labels))}
@@ -57,11 +52,9 @@ def _opened(subject: Subject, shifted: Sequence[str]) -> dict[str, Features]:
     sets: dict[str, Features] = {}
     for text in shifted:
         name, _, path = text.partition("=")
-        if not path or not re.fullmatch(r"[\w.+-]+", name) or name in (CLEAN, *sets):
-            raise ValueError(
-                f"--shifted={text!r} must be NAME=FEATURES, the name of letters, digits, _ . + and -, and none of "
-                f"{[CLEAN, *sets]}"
-            )
+        if not path:
+            raise ValueError(f"--shifted={text!r} must be NAME=FEATURES")
+        results.check_name(name, (robustness.CLEAN, *sets), "--shifted")
         sets[name] = features_dir.open_features(path, verify=True)
         feature_pairs.check_same_model(subject.pair.train, sets[name], f"--shifted={name}")
         feature_pairs.check_finite(f"--shifted={name}", sets[name])
