@@ -60,21 +60,25 @@ def of_checkpoint(features: Pair, path: pathlib.Path, step: int) -> Pair:
     Raises:
       ValueError: if another one made them, or they are not of its size.
     """
-    base = trained.config_of(path, step)
-    own = features_dir.model_of({"checkpoint": trained.identity(path, step)})
-    nesting = Nesting(tuple(base.nesting.dims))
+    nesting = Nesting(tuple(trained.config_of(path, step).nesting.dims))
     if features.train.z.shape[1] != nesting.full:
         raise ValueError(
             f"--train has {features.train.z.shape[1]} features, step {step} of --workdir={path} gives {nesting.full}"
         )
     for flag, found in (("--train", features.train), ("--test", features.test)):
-        made_by = features_dir.model_of(found.info.identity) or own
-        if not made_by.shares_space(own):
-            raise ValueError(
-                f"{flag} holds features of {made_by}, not of --workdir={path}, {own}: its heads cannot answer for "
-                "them; embed with this checkpoint, or name the other one by --step"
-            )
+        check_made_by(flag, found, path, step)
     return features._replace(nesting=nesting, known=True)
+
+
+def check_made_by(flag: str, found: Features, path: pathlib.Path, step: int) -> None:
+    """Raises ValueError for features that are known to be of another model than this checkpoint."""
+    own = features_dir.model_of({"checkpoint": trained.identity(path, step)})
+    made_by = features_dir.model_of(found.info.identity) or own
+    if not made_by.shares_space(own):
+        raise ValueError(
+            f"{flag} holds features of {made_by}, not of --workdir={path}, {own}: its heads cannot answer for them; "
+            "embed with this checkpoint, or name the other one by --step"
+        )
 
 
 def check_same_model(train: Features, test: Features, name: str = "--test") -> None:

@@ -297,6 +297,16 @@ def test_heads_do_not_answer_for_features_of_another_checkpoint(run):
         feature_pairs.of_checkpoint(pair._replace(test=other), path, 3)
 
 
+def test_a_changed_set_of_another_checkpoint_is_refused_beside_bare_training_rows(run, tmp_path, monkeypatch):
+    path, pair = run
+    identity = {**pair.test.info.identity, "checkpoint": {"step": 3, "manifest_sha256": "0" * 64}}
+    other = pair.test._replace(info=dataclasses.replace(pair.test.info, identity=identity))
+    bare = pair._replace(train=pair.train._replace(info=dataclasses.replace(pair.train.info, identity={})))
+    monkeypatch.setattr("mrl_jax.features_dir.open_features", lambda path, verify: other)
+    with pytest.raises(ValueError, match=r"--shifted=a holds features of step 3 .*its heads cannot answer for them"):
+        KINDS["robustness"](subject((path, bare), tmp_path), shifted=["a=x"])
+
+
 def test_retrieval_numbers_are_those_of_a_ranking_by_hand(run, tmp_path):
     own = subject(run, tmp_path)
     found = KINDS["retrieval"](own, **SMALL["retrieval"])

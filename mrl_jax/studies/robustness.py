@@ -57,6 +57,8 @@ def _opened(subject: Subject, shifted: Sequence[str]) -> dict[str, Features]:
         results.check_name(name, (robustness.CLEAN, *sets), "--shifted")
         sets[name] = features_dir.open_features(path, verify=True)
         feature_pairs.check_same_model(subject.pair.train, sets[name], f"--shifted={name}")
+        if subject.path:
+            feature_pairs.check_made_by(f"--shifted={name}", sets[name], subject.path, subject.step)
         feature_pairs.check_finite(f"--shifted={name}", sets[name])
     return sets
 
