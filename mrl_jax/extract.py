@@ -180,7 +180,7 @@ def fill(
     for first, last in _runs(needed):
         start, stop = first * block_rows // size, -(-min(last * block_rows, rows) // size)
         for number, batch in enumerate(_batches(run, start, stop), start):
-            _check_rows(batch, number * size, rows)
+            _check_rows(batch, number * size + sharding.rows_of_process(size, run.mesh), rows)
             arrays = {name: x for name, x in batch.items() if name not in ("mask", "index")}
             arrays = sharding.to_devices(arrays, run.mesh)
             z, labels = embed(variables, arrays)
@@ -211,24 +211,23 @@ def make_embed(run: parts.Parts, dtype: str, width: float = 1.0, pair: bool = Fa
 def _batches(run: parts.Parts, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
     # Decoding lets other threads run; where there is nothing to decode, more threads only get in each other's way.
     encoded = isinstance(run.train_source.records[0].get("image"), bytes)  # texts have none
+    size = run.config.data.eval_batch_size
     return pipeline.eval_batches(
         run.train_source,
         inputs.of(run.config, run.train_source).evaluation,
-        batch_size=run.config.data.eval_batch_size,
+        batch_size=size,
         start_batch=start,
         stop_batch=stop,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=sharding.rows_of_process(size, run.mesh),
         workers=run.config.data.workers,
         prefetch=8 if encoded or run.config.data.workers else 1,
     )
 
 
-def _check_rows(batch: dict[str, np.ndarray], first: int, rows: int) -> None:
-    """Raises ValueError if the batch does not hold the records that its place in the file stands for."""
-    index = first + len(batch["index"]) * jax.process_index() + np.arange(len(batch["index"]))
+def _check_rows(batch: dict[str, np.ndarray], index: np.ndarray, rows: int) -> None:
+    """Raises ValueError if the batch does not hold the records that their places in the file stand for."""
     if not np.array_equal(batch["index"], np.where(index < rows, index, -1)):
-        raise ValueError(f"the batch at row {first} lacks records of the dataset: every row needs its record")
+        raise ValueError(f"the batch at row {index[0]} lacks records of the dataset: every row needs its record")
 
 
 def _runs(needed: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -289,8 +289,7 @@ def train_batches(parts: Parts, start_step: int) -> Iterator[Mapping[str, np.nda
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=sharding.rows_of_process(config.batch_size, parts.mesh),
         workers=config.data.workers,
         sampler=sampling.make(
             parts.train_source, weights=[part[2] for part in config.data.mixture], balance=config.data.balance
@@ -347,8 +346,7 @@ def feature_store(parts: Parts, embed: Any, variables: Any, width: float = 1.0) 
             source,
             inputs.of(config, source).evaluation,
             batch_size=config.data.eval_batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=sharding.rows_of_process(config.data.eval_batch_size, parts.mesh),
             workers=config.data.workers,
         )
         with contextlib.closing(found):

@@ -4,6 +4,7 @@ Three axes, sizes from the config: `data` (replicated parameters), `fsdp` (param
 gathered when used) and `model` (the classes of the heads). A batch is split over data x fsdp.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +36,19 @@ def make_mesh(data: int, fsdp: int, model: int, *, devices: Sequence[jax.Device]
             f"mesh={sizes} does not cover the {count} devices at hand: the sizes must multiply to {count}; "
             "give at most one of them as -1 to take what is left"
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    axes = {"axis_types": (AxisType.Auto,) * len(sizes)}
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) == 1:  # JAX knows how they are wired
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), **axes, devices=devices)
+    return Mesh(_outermost_slices(devices).reshape(tuple(sizes.values())), tuple(sizes), **axes)
+
+
+def _outermost_slices(devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in an order in which those of a slice, and then those of a host, are neighbours.
+
+    `jax.make_mesh` refuses several slices, and every host of GPUs is a slice of its own.
+    """
+    return np.array(sorted(devices, key=lambda device: (device.slice_index, device.process_index, device.id)))
 
 
 def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size", microbatches: int = 1) -> None:
@@ -99,7 +112,31 @@ def _check_divisible(name: str, shape: tuple, spec: Sequence, mesh: Mesh, patter
             )
 
 
+@functools.lru_cache
+def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """The rows of a batch that this process's devices hold, increasing.
+
+    Neighbours on a mesh need not be of one process, and a `model` axis over several processes has each of them hold the
+    same rows.
+    """
+    held = of_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch, put on its devices as its part of the global batch."""
-    sharding = of_batch(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    """The rows of a batch that `rows_of_process` names, put on this process's devices as its part of the batch."""
+    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    held, sharding = len(rows_of_process(shards, mesh)), of_batch(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        batch_size = len(rows) * shards // held
+        own = rows_of_process(batch_size, mesh)
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            first, last, _ = index[0].indices(batch_size)
+            at = int(np.searchsorted(own, first))
+            return rows[at : at + last - first]
+
+        return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard)
+
+    return {name: put(rows) for name, rows in batch.items()}

@@ -58,6 +58,31 @@ def test_only_the_first_process_speaks(two):
     assert "updates" not in second
 
 
+def test_hosts_of_different_slices_share_the_classes_of_one_model(tmp_path):
+    arguments = ("--config=tests/tiny.py:mrl_e", "--config.mesh.model=2", "--config.total_steps=3")
+    address, runs = f"127.0.0.1:{port()}", []
+    for i in range(2):
+        environment = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
+        runs.append(command.start("tests.sliced", f"--workdir={tmp_path}/two", *arguments, **environment))
+    for run in runs:
+        command.finish(run)
+    command.finish(command.start("mrl_jax.train", f"--workdir={tmp_path}/one", *arguments, devices=2))
+    ours, theirs = command.logged(tmp_path / "two"), command.logged(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    for step, values in theirs.items():
+        assert ours[step].keys() == values.keys()
+        np.testing.assert_allclose(ours[step]["train/loss"], values["train/loss"], rtol=2e-3)
+    (metric,) = [name for name in theirs[3] if name.endswith("top1@8") and "knn" not in name]
+    assert abs(ours[3][metric] - theirs[3][metric]) < 0.05, "rows and labels are those of one host"
+
+
+def test_rows_of_hosts_that_alternate_on_the_mesh_stay_with_their_labels():
+    address = f"127.0.0.1:{port()}"
+    runs = [command.start("tests.alternating", address, str(i), devices=2) for i in range(2)]
+    for run in runs:
+        assert "rows and labels agree" in command.finish(run)
+
+
 def test_sigterm_to_one_stops_both_and_another_topology_continues(two, tmp_path):
     whole, _ = two
     for attempt in range(5):  # the twelve steps may be over before the signal arrives

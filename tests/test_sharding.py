@@ -1,6 +1,11 @@
+import itertools
+import types
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrl_jax import sharding
@@ -17,6 +22,24 @@ def test_mesh_takes_what_is_left():
 def test_a_mesh_that_does_not_cover_the_devices_is_refused(sizes):
     with pytest.raises(ValueError, match="multiply to 8"):
         sharding.make_mesh(*sizes)
+
+
+def test_hosts_that_are_slices_of_their_own_lie_outermost():
+    pairs = itertools.product((1, 0), (3, 2, 1, 0))
+    devices = [types.SimpleNamespace(slice_index=host, process_index=host, id=4 * host + i) for host, i in pairs]
+    assert [device.id for device in sharding._outermost_slices(devices)] == list(range(8))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_a_batch_keeps_its_order_on_any_order_of_devices(sizes):
+    devices = np.array(jax.devices())[np.random.default_rng(0).permutation(8)].reshape(sizes)
+    mesh = Mesh(devices, ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
+    assert sharding.rows_of_process(16, mesh).tolist() == list(range(16))
+    batch = {"image": np.random.default_rng(1).normal(size=(16, 3, 2)).astype(np.float32), "label": np.arange(16)}
+    found = sharding.to_devices(batch, mesh)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].sharding == sharding.of_batch(mesh)
 
 
 def test_batch_must_divide():

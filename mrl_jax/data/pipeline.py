@@ -51,8 +51,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
     prefetch: int = 8,
     sampler: sampling.Sampler | None = None,
@@ -63,11 +62,10 @@ def train_batches(
       source: the dataset.
       transform: what is done to each record; or several, each with the step that it begins
         at, in order, the first at 0.
-      batch_size: examples of the global batch; a process gets b = batch_size / process_count of them.
+      batch_size: examples of the global batch.
       seed: of order and augmentation, in [0, 2**64).
       start_step: the step of the first batch.
-      process_index: this process gets the rows [process_index x b, (process_index + 1) x b) of every global batch.
-      process_count: the number of processes that share the batch.
+      rows: which b rows of every global batch to prepare, as `sharding.rows_of_process` gives them; None: all of them.
       workers: processes that prepare batches; 0: threads of this process.
       prefetch: batches prepared ahead, each in a thread of its own where workers is 0.
       sampler: which record stands where; None for each once per epoch.
@@ -78,10 +76,10 @@ def train_batches(
       and workers.
 
     Raises:
-      ValueError: for a batch that cannot be shared, an empty source; and, at the batch that holds it, for a record that
+      ValueError: for rows that are not of the batch, an empty source; and, at the batch that holds it, for a record that
         cannot be read or decoded, or a label out of range.
     """
-    rows = _rows(source, batch_size, process_index, process_count)
+    rows = _rows(source, batch_size, rows)
     if not 0 <= seed < 2**64 or start_step < 0:
         raise ValueError(f"seed={seed} must be in [0, 2**64), and start_step={start_step} must not be negative")
     stages = transform if isinstance(transform, Sequence) else [(0, transform)]
@@ -98,12 +96,11 @@ def eval_batches(
     batch_size: int,
     start_batch: int = 0,
     stop_batch: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
     prefetch: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One pass over the source in its own order, the last batch filled up; every process yields equally many batches.
+    """One pass over the source in its own order, the last batch filled up.
 
     Arguments and errors are those of `train_batches`; the pass may be cut to the batches from `start_batch` to before
     `stop_batch`. A random operation draws the same at every pass.
@@ -112,7 +109,7 @@ def eval_batches(
       An iterator over the fields as in training, "mask": bool (b,), False for the rows that fill up (zeros),
       and "index": int64 (b,), the number of the record (-1 where the mask is False). It has a `close()`.
     """
-    rows = _rows(source, batch_size, process_index, process_count)
+    rows = _rows(source, batch_size, rows)
     batch = _EvalBatch(_Examples(source, transform, 0), batch_size, rows)
     end = -(-len(source.records) // batch_size)
     return _iterate(batch, start_batch, end if stop_batch is None else min(stop_batch, end), workers, prefetch)
@@ -133,15 +130,15 @@ def _generator(seed: int, position: int) -> np.random.Generator:
     return _of_thread.generator
 
 
-def _rows(source: Source, batch_size: int, process_index: int, process_count: int) -> range:
-    if batch_size <= 0 or process_count <= 0 or batch_size % process_count:
-        raise ValueError(f"batch_size={batch_size} must be a positive multiple of process_count={process_count}")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index} must be in [0, process_count={process_count})")
+def _rows(source: Source, batch_size: int, rows: Sequence[int] | None) -> np.ndarray:
+    if batch_size <= 0:
+        raise ValueError(f"batch_size={batch_size} must be positive")
+    found = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if not found.size or found.min() < 0 or found.max() >= batch_size:
+        raise ValueError(f"rows={rows} must be some of the rows 0..{batch_size - 1} of a batch")
     if not len(source.records):
         raise ValueError(f"dataset {source.name!r} split {source.split!r} has no records")
-    size = batch_size // process_count
-    return range(process_index * size, (process_index + 1) * size)
+    return found
 
 
 class _Examples:
@@ -203,7 +200,7 @@ class _TrainBatch:
 
     stages: tuple[tuple[int, _Examples], ...]
     batch_size: int
-    rows: range
+    rows: np.ndarray
     seed: int
     sampler: sampling.Sampler
 
@@ -217,7 +214,7 @@ class _TrainBatch:
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         examples = next(own for first, own in reversed(self.stages) if step >= first)
-        positions = (step * self.batch_size + row for row in self.rows)
+        positions = (step * self.batch_size + row for row in self.rows.tolist())
         records = (examples.get(self.sampler(self.seed, p), _generator(self.seed, p)) for p in positions)
         return _collect(records, len(self.rows), self.stages[0][1].transform.fields)
 
@@ -228,7 +225,7 @@ class _EvalBatch:
 
     examples: _Examples
     batch_size: int
-    rows: range
+    rows: np.ndarray
     in_memory = False
 
     @property
@@ -237,7 +234,7 @@ class _EvalBatch:
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         n = len(self.examples.source.records)
-        index = np.arange(self.rows.start, self.rows.stop, dtype=np.int64) + number * self.batch_size
+        index = self.rows + number * self.batch_size
         mask = index < n
         # A process may have filling only: it takes the shape of an image from the last record.
         records = index[mask].tolist() or [n - 1]
@@ -308,5 +305,5 @@ def _has_room(nbytes: int) -> bool:
     return free >= nbytes
 
 
-def _nbytes(examples: _Examples, rows: range) -> int:
+def _nbytes(examples: _Examples, rows: np.ndarray) -> int:
     return _size(examples.get(0, _generator(0, 0))) * len(rows)

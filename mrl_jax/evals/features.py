@@ -80,11 +80,14 @@ class FeatureStore:
     def _extract(self, split: str) -> Features:
         rows = []
         for batch in self._batches(split):
-            z, out = self._embed(self._variables, self._to_devices(_inputs(batch)))
-            self._head = {name: x for name, x in out.items() if name.startswith("head/")}
-            kept = {name: batch[name] for name in ("label", "mask", "caption", "score", "picture") if name in batch}
+            # Labels travel with the images: a process's rows are where the mesh has its devices.
+            arrays = self._to_devices({name: x for name, x in batch.items() if name != "index"})
+            z, out = self._embed(self._variables, _inputs(arrays))
+            if not rows:
+                self._head = _whole({name: x for name, x in out.items() if name.startswith("head/")})
+            kept = {name: arrays[name] for name in ("label", "mask", "caption", "score", "picture") if name in arrays}
             kept |= {"z": z} | ({"pair/z": out["pair/z"]} if "pair/z" in out else {})
-            rows.append({name: np.asarray(x) for name, x in _gather(kept).items()})
+            rows.append({name: np.asarray(x) for name, x in _whole(kept).items()})
         found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         mask = found.pop("mask")
         dtypes = {"z": np.float32, "label": np.int32, "pair/z": np.float32, "caption": np.int32, "score": np.float32}
@@ -99,11 +102,9 @@ def _inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in batch.items() if name not in NOT_INPUTS}
 
 
-def _gather(tree: Any) -> Any:
-    """Rows of all processes, in process order."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+def _whole(tree: Any) -> Any:
+    """Arrays that may be split among several processes, on each of them."""
+    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
 def dims_of(nesting: Nesting, dims: tuple[int, ...]) -> tuple[int, ...]:

@@ -85,9 +85,17 @@ def test_starting_late_is_skipping(source):
 
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_share_the_same_global_batches(source, process_count):
-    parts = [train(source, process_index=k, process_count=process_count) for k in range(process_count)]
+    parts = [train(source, rows=rows) for rows in np.split(np.arange(16), process_count)]
     assert all(len(batch["label"]) == 16 // process_count for part in parts for batch in part)
     assert_equal(join(parts), train(source))
+
+
+def test_rows_need_not_be_neighbours(source):
+    rows = [1, 2, 9, 14]
+    expected = [{name: values[rows] for name, values in batch.items()} for batch in train(source)]
+    assert_equal(train(source, rows=rows), expected)
+    (batch,) = pipeline.eval_batches(numbered(12), PLAIN, batch_size=16, rows=rows)
+    assert batch["index"].tolist() == [1, 2, 9, -1]
 
 
 def test_batch_size_does_not_change_the_stream(source):
@@ -213,8 +221,8 @@ def test_eval_covers_the_dataset_once_in_order():
 def test_eval_is_the_same_on_many_processes(process_count):
     # 33 = 2 x 16 + 1: all but the first process end with nothing but filling.
     parts = [
-        list(pipeline.eval_batches(numbered(33), PLAIN, batch_size=16, process_index=k, process_count=process_count))
-        for k in range(process_count)
+        list(pipeline.eval_batches(numbered(33), PLAIN, batch_size=16, rows=rows))
+        for rows in np.split(np.arange(16), process_count)
     ]
     assert_equal(join(parts), list(pipeline.eval_batches(numbered(33), PLAIN, batch_size=16)))
     assert not parts[-1][-1]["mask"].any()
@@ -223,9 +231,9 @@ def test_eval_is_the_same_on_many_processes(process_count):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"batch_size": 10, "process_count": 4}, "batch_size=10 must be a positive multiple of process_count=4"),
+        ({"rows": [0, 16]}, r"rows=\[0, 16\] must be some of the rows 0..15 of a batch"),
+        ({"rows": []}, r"rows=\[\] must be some of the rows"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"process_index": 2, "process_count": 2}, r"process_index=2 must be in \[0, process_count=2\)"),
         ({"workers": -1}, "workers=-1"),
         ({"prefetch": 0}, "prefetch=0"),
         ({"seed": -1}, "seed=-1"),
