@@ -6,16 +6,20 @@ from typing import Any
 
 import ml_collections
 
-# Fields that may differ when a run continues: they change what is reported or kept, never what is computed.
+# Fields that may differ when a run continues: they change what is reported or kept, or which device computes what,
+# never what is computed (but for the order of sums).
 SAFE_TO_CHANGE = (
     "checkpoint.",
     "data.dir",
+    "data.eval_batch_size",
     "data.eval_split",
     "data.workers",
     "evals.",
     "log.",
+    "mesh.",
     "nan_patience",
     "profile.",
+    "sharding.",
 )
 # Groups whose fields depend on the name in them: they are assigned whole, and never completed with defaults.
 CHOSEN = ("model", "loss", "optim", "schedule", "evals", "mix")

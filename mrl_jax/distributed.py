@@ -15,8 +15,8 @@ def initialize(multihost: str = "auto") -> None:
     """Joins the other processes of the run; to be called before anything else asks for devices.
 
     Explicit is JAX_COORDINATOR_ADDRESS (host:port) with JAX_NUM_PROCESSES and JAX_PROCESS_ID. Otherwise JAX finds the
-    others by itself on TPU pods, SLURM, Open MPI and Kubernetes. JAX_HEARTBEAT_TIMEOUT (seconds, default 100) is how
-    long a silent process is waited for before the others end with an error.
+    others by itself on TPU pods, SLURM and Open MPI, and with "on" wherever else it can. JAX_HEARTBEAT_TIMEOUT (seconds,
+    default 100) is how long a silent process is waited for before the others end with an error.
 
     Args:
       multihost: "auto": where the environment names several processes; "on": always (a TPU pod outside GKE has no such
@@ -36,11 +36,22 @@ def initialize(multihost: str = "auto") -> None:
     numbers = {"num_processes": int(given[1]), "process_id": int(given[2])} if explicit else {}
     heartbeat = int(os.environ.get("JAX_HEARTBEAT_TIMEOUT", "100"))
     jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=heartbeat)
+    if _alone_on_its_node():
+        for platform in ("cuda", "rocm"):  # JAX would take the first device alone, as if each had a process of its own
+            jax.config.update(f"jax_{platform}_visible_devices", "all")
 
 
 def _in_cluster() -> bool:
-    tasks = max(int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    # Of an allocation with many tasks, a step (such as a batch script itself) may have one.
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))
+    several = max(int(tasks), int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) > 1
+    return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _alone_on_its_node() -> bool:
+    """Whether SLURM or Open MPI says that no other process of this run is on the machine."""
+    tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{what}") for what in ("TASKS", "NODES"))
+    return (tasks is not None and tasks == nodes) or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 @contextlib.contextmanager
@@ -70,8 +81,8 @@ class LostProcessError(RuntimeError):
 _GONE = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE", "Connection", "unhealthy")
 
 
-class Interrupted(Exception):
-    """SIGTERM came where work may be thrown away."""
+class Interrupted(BaseException):
+    """SIGTERM came where work may be thrown away; no Exception, lest what is interrupted takes it for one of its own."""
 
 
 class Preemption:

@@ -90,7 +90,8 @@ def of_tree(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]], fsdp_min_
 
     def of_leaf(name: str, leaf: Any) -> NamedSharding:
         for pattern, spec in rules:
-            if re.search(pattern, name) and len(spec) == leaf.ndim:
+            # An optimizer may have a single number in the place of a parameter, as Adafactor does.
+            if re.search(pattern, name) and len(spec) == leaf.ndim and leaf.size > 1:
                 _check_divisible(name, leaf.shape, spec, mesh, pattern)
                 return NamedSharding(mesh, PartitionSpec(*spec))
         spec = [None] * leaf.ndim

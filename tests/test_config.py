@@ -30,8 +30,8 @@ def test_a_misspelt_field_is_refused_with_a_suggestion():
 def test_differences_name_the_fields():
     old, new = defaults.to_json(defaults.default()), defaults.to_json(defaults.default())
     new["optim"]["lr"] = 1.0
-    new["log"]["every"], new["data"]["eval_split"] = 3, "val"
-    assert set(defaults.differences(old, new)) == {"optim.lr", "log.every", "data.eval_split"}
+    new["log"]["every"], new["data"]["eval_split"], new["mesh"]["fsdp"] = 3, "val", 4
+    assert set(defaults.differences(old, new)) == {"optim.lr", "log.every", "data.eval_split", "mesh.fsdp"}
     with pytest.raises(ValueError, match=r"optim\.lr: 0\.001 -> 1\.0.*another --workdir"):
         defaults.check_resumable(old, new, "runs/q")
     new["optim"]["lr"] = old["optim"]["lr"]

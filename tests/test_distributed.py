@@ -4,6 +4,7 @@ import signal
 import socket
 
 import command
+import jax
 import numpy as np
 import pytest
 
@@ -94,7 +95,8 @@ def test_sigterm_to_one_stops_both_and_another_topology_continues(two, tmp_path)
             break
     else:
         pytest.fail("the signal never came in time")
-    command.finish(command.train(workdir, "--config.checkpoint.every=100", devices=8))
+    elsewhere = ("--config.mesh.fsdp=2", "--config.sharding.fsdp_min_size=64", "--config.data.eval_batch_size=24")
+    command.finish(command.train(workdir, "--config.checkpoint.every=100", *elsewhere, devices=8))
     for step, values in command.logged(whole).items():
         np.testing.assert_allclose(command.logged(workdir)[step]["train/loss"], values["train/loss"], rtol=2e-3)
 
@@ -106,6 +108,26 @@ def test_the_death_of_one_ends_the_other_with_an_error(tmp_path):
     assert processes[0].returncode == 1
     assert "error: process 0 lost another process of this run" in output
     assert "Run the same command on every host to continue" in output
+
+
+@pytest.mark.parametrize(("tasks", "alone"), [("4", True), ("32", False)])
+def test_one_task_a_node_has_all_its_devices(monkeypatch, tasks, alone):
+    """JAX gives a task of SLURM the device of its number on the node, also where there is no other task."""
+    updates = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: updates.append("joined"))
+    monkeypatch.setattr(jax.config, "update", lambda *update: updates.append(update))
+    for name, value in {"SLURM_NTASKS": tasks, "SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_NUM_NODES": "4"}.items():
+        monkeypatch.setenv(name, value)
+    distributed.initialize()
+    every = [("jax_cuda_visible_devices", "all"), ("jax_rocm_visible_devices", "all")]
+    assert updates == ["joined", *(every if alone else [])]
+
+
+def test_a_batch_script_does_not_wait_for_the_tasks_of_its_allocation(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("it joined others"))
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    distributed.initialize()
 
 
 def test_half_an_address_is_an_error(monkeypatch):

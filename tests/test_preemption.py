@@ -45,6 +45,17 @@ def test_sigterm_leaves_what_may_be_thrown_away_at_once(preemption):
     assert preemption.reached(1)
 
 
+def test_sigterm_is_no_error_of_what_it_interrupts(preemption):
+    def read():
+        try:
+            terminate()
+        except Exception as error:
+            raise ValueError("the record cannot be read") from error
+
+    with pytest.raises(distributed.Interrupted), preemption.interrupting():
+        read()
+
+
 def test_what_may_be_thrown_away_is_not_begun_after_sigterm(preemption):
     terminate()
     with pytest.raises(distributed.Interrupted), preemption.interrupting():

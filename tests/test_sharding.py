@@ -68,3 +68,11 @@ def test_a_rule_that_does_not_divide_is_refused():
     mesh = sharding.make_mesh(2, 2, 2)
     with pytest.raises(ValueError, match=r"head/kernel.*model=2, which does not divide 7"):
         sharding.of_tree({"head": {"kernel": jnp.zeros((4, 7))}}, mesh, RULES, 1000)
+
+
+def test_a_number_in_the_place_of_a_parameter_is_not_split():
+    mesh = sharding.make_mesh(2, 2, 2)
+    tree = {"opt_state": {"v": {"head": {"bias": jnp.zeros(10)}}, "v_row": {"head": {"bias": jnp.zeros(1)}}}}
+    found = jax.tree.map(lambda s: s.spec, sharding.of_tree(tree, mesh, RULES, 1000))["opt_state"]
+    assert found["v"]["head"]["bias"] == P("model")
+    assert found["v_row"]["head"]["bias"] == P(None)
