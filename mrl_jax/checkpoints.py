@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -162,6 +163,8 @@ def damage(directory: pathlib.Path) -> str | None:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     if own is not None and own != _own_digest(manifest):  # older versions wrote none
         return f"the content of {MANIFEST} has changed"
+    if directory.name.isdigit() and int(directory.name) != manifest.get("step", int(directory.name)):
+        return f"it is that of step {manifest['step']}: give its folder that name again"
     found = _digests(directory)
     for name, (size, digest) in expected.items():
         if name not in found:
@@ -176,7 +179,8 @@ def damage(directory: pathlib.Path) -> str | None:
 def steps(directory: os.PathLike | str) -> list[int]:
     """The steps with a folder in a checkpoints directory, newest first, complete or not."""
     path = pathlib.Path(directory)
-    return sorted((int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True) if path.is_dir() else []
+    named = (p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else ()
+    return sorted((int(name) for name in named if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
 
 
 def begun(directory: os.PathLike | str) -> bool:

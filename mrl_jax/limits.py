@@ -96,6 +96,9 @@ def check_training(config: ml_collections.ConfigDict) -> None:
     for name, value in least.items():
         if not value >= 0:
             raise ValueError(f"{name}={value} must be at least 0")
+    for name in ("rename", "skip"):
+        if config.init[name] and not config.init.path:
+            raise ValueError(f"init.{name}={config.init[name]!r} is of parameters to start from: give init.path too")
     if not -1 <= config.profile.first_step < config.total_steps:
         raise ValueError(
             f"profile.first_step={config.profile.first_step} must be below total_steps={config.total_steps}; -1 for no "
@@ -120,6 +123,7 @@ def check_patterns(options: Mapping[str, Any], params: Any) -> None:
     """Raises ValueError for a regular expression of config.optim that finds no parameter, or leaves none to train."""
     names = list(trees.flatten(params))
     patterns = {"optim.freeze": [options["freeze"]] if options["freeze"] else []}
+    patterns["optim.no_decay"] = [options["no_decay"]] if options["no_decay"] and options["weight_decay"] else []
     patterns["optim.multipliers"] = [pattern for pattern, _ in options["multipliers"]]
     for field, pattern in ((field, pattern) for field, found in patterns.items() for pattern in found):
         if not any(re.search(pattern, name) for name in names):

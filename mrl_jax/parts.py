@@ -27,7 +27,7 @@ from mrl_jax import (
     widths,
 )
 from mrl_jax.choices import check_like, choose, keywords, naming, pick
-from mrl_jax.data import pipeline, sampling, sources
+from mrl_jax.data import labels, pipeline, sampling, sources
 from mrl_jax.evals import EVALUATORS
 from mrl_jax.evals.features import FeatureStore, dims_of
 from mrl_jax.models import heads
@@ -120,8 +120,9 @@ def _data(config: ml_collections.ConfigDict) -> tuple[sources.Source, list[tuple
     inputs.check_text(config.data.kind, config.data.text, defaults.default().data.text)
     objectives.check_negatives(config.loss.name, config.data.text.negatives)
     source = inputs.train_source(config.data)
+    labels.check(source)
     with naming(f"data.eval_split={config.data.eval_split!r}"):
-        inputs.eval_source(config, config.data.eval_split)
+        labels.check(inputs.eval_source(config, config.data.eval_split))
     inputs.check_negatives(config.data.text.negatives, source)
     if not 0 <= config.data.balance <= 1:
         raise ValueError(f"data.balance={config.data.balance} must be in 0..1")
@@ -238,7 +239,9 @@ def _check_evaluators(
     def load(name: str, split: str) -> sources.Source:
         field = next((field for field, value in config.evals[name].items() if value == split), "split")
         with naming(f"config.evals.{name}.{field}={split!r}"):
-            return inputs.eval_source(config, split)
+            found = inputs.eval_source(config, split)
+            labels.check(found)
+            return found
 
     for name, evaluator in evaluators.items():
         try:

@@ -109,7 +109,7 @@ class _Loop:
             if save:
                 self._saver.save(step, state, self._record_of(evaluated))
                 saved = step
-            if stop or step == config.total_steps:
+            if stop or step >= config.total_steps:
                 break
             if recorder is None:
                 recorder = self._make_recorder()

@@ -101,6 +101,17 @@ def test_another_byte_in_the_manifest_is_damage(saved, old, new, caplog):
     assert "the content of manifest.json has changed" in caplog.text
 
 
+def test_a_checkpoint_under_the_number_of_another_step_is_not_used(saved, caplog):
+    (saved / "5").rename(saved / "9")
+    (saved / "007").mkdir()
+    (saved / "6").write_text("no folder")
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest(saved) == 4
+    assert "9 is damaged: it is that of step 5: give its folder that name again" in caplog.text
+    checkpoints.set_aside(saved, 4)
+    assert (saved.parent / "damaged" / "9").exists()
+
+
 def test_a_manifest_without_its_own_digest_is_of_an_older_version(saved):
     path = saved / "5" / checkpoints.MANIFEST
     manifest = json.loads(path.read_text())

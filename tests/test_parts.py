@@ -4,12 +4,27 @@ import contextlib
 import re
 
 import command
+import numpy as np
 import pytest
 import tiny
 
 from mrl_jax import config as defaults
 from mrl_jax import parts, train
+from mrl_jax.data import array_records
 from mrl_jax.start import Start
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_label_out_of_range_is_found_before_anything_is_compiled(tmp_path, split):
+    last = {"train": 5, "test": 5} | {split: 6}
+    manifest = {"name": "x", "source": "x", "licence": "x", "num_classes": 6, "label_names": None, "splits": {}}
+    for name, label in last.items():
+        examples = [{"image": np.zeros((16, 16, 1), np.uint8), "label": n} for n in [0] * 31 + [label]]
+        shard = array_records.write_shard(tmp_path / f"{name}.array_record", examples)
+        manifest["splits"][name] = [shard]
+    array_records.write_manifest(tmp_path, manifest)
+    with pytest.raises(ValueError, match=f"split '{split}': record 31 has the label 6, not in .*=6.; prepare"):
+        parts.assemble(tiny.config(data__name=f"array_record:{tmp_path}"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +62,9 @@ from mrl_jax.start import Start
         ({"optim__multipliers": (("head", -1.0),)}, "must be finite and not negative"),
         ({"optim__multipliers": (("heads", 2.0),)}, r"optim\.multipliers: 'heads' finds no parameter"),
         ({"optim__freeze": "layer5"}, r"optim\.freeze: 'layer5' finds no parameter"),
+        ({"optim__no_decay": "batchnorm"}, r"optim\.no_decay: 'batchnorm' finds no parameter"),
         ({"optim__freeze": ".*"}, "nothing is left to train"),
+        ({"init__skip": "^head/"}, r"init\.skip='\^head/' is of parameters to start from: give init\.path too"),
         ({"model__drop_path": 1.0}, r"model\.drop_path=1\.0"),
         ({"nesting__sample": 4}, r"nesting\.sample=4 must be in 2\.\.3"),
         ({"nesting__sample": 1}, r"nesting\.sample=1 must be in 2\.\.3"),

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from mrl_jax.data import array_records
-from mrl_jax.data.sources import Source
+from mrl_jax.data.sources import Concatenated, Source
 
 _CHUNK = 1024
 
@@ -25,16 +25,28 @@ def read(source: Source) -> np.ndarray:
     kept = None if cache is None else _kept(cache, len(source.records))
     if kept is not None:
         return kept
-    label_N = _rarest(_all(source))
-    wrong = np.flatnonzero((label_N < 0) | (label_N >= source.num_classes))
-    if wrong.size:
-        raise ValueError(
-            f"dataset {source.name!r} split {source.split!r}: record {wrong[0]} has the label {label_N[wrong[0]]}, not "
-            f"in [0, num_classes={source.num_classes})"
-        )
+    labels = _all(source)
+    for index, several in enumerate(labels):
+        if not all(0 <= label < source.num_classes for label in several):
+            raise ValueError(
+                f"dataset {source.name!r} split {source.split!r}: record {index} has the label "
+                f"{several[0] if len(several) == 1 else several}, not in [0, num_classes={source.num_classes}); prepare "
+                "the dataset again, with all its classes"
+            )
+    label_N = _rarest(labels)
     if cache is not None:
         _keep(cache, label_N)
     return label_N
+
+
+def check(source: Source) -> None:
+    """Raises ValueError for a label that is not in [0, num_classes), in shards whose classes nobody has counted yet.
+
+    `prepare` has; labels of other shards are read once, and kept beside them where they can be.
+    """
+    for part in source.records.parts if isinstance(source.records, Concatenated) else (source,):
+        if part.class_counts is None and isinstance(part.records, array_records.Records):
+            read(part)
 
 
 def field(source: Source, name: str) -> np.ndarray:
