@@ -7,8 +7,8 @@
 Sigmoid cross-entropy over all classes with one tied head for dims 8 to 2048 (`:multi_label`, the default). For one
 label an example, `:mrl` (independent heads) and `:mrl_e` train with softmax. 300,000 steps at batch 4096, SGD with
 momentum 0.9 and a cosine from 0.4 after 5,000 steps of warm-up; rare classes are drawn more often, by the square root
-of their size. The logits of 4096 x 18,291 never exist at once; `--config.mesh.model=4` splits the classes over 4
-devices.
+of their size. The logits of 4096 x 18,291 never exist at once; `--config.mesh.model=N` splits the
+classes over N devices where N divides them (see configs/jft_vit_b16.py).
 
 Expected: not known; the paper trains no ResNet on JFT, the recipe is ours, and we have not run it. The same path at a
 small size, with numbers: configs/concepts_resnet10.py.

@@ -7,7 +7,9 @@
 300,000 steps, Adafactor, the rate a line from 1e-3 down to 0; batch 8192, our reading of 128 on each of the 64 chips.
 Independent heads with softmax, one label an example. Several labels an example: `:multi_label`, sigmoid cross-entropy
 on one tied head (it takes MRL's place: 7 heads of 18,291 classes would be the larger part of the work).
-`--config.mesh.model=4` splits the classes over 4 devices; `--config.data.balance=0.5` draws rare classes more often.
+`--config.mesh.model=N` splits the classes over N devices where N divides them, which of 18,291 = 3 x 7 x 13 x 67 no
+power of two does: fill `classes.txt` up with names of nothing (18,304 = 2^7 x 11 x 13), and N may be 4, 8 or 16.
+`--config.data.balance=0.5` draws rare classes more often.
 
 Expected, published, ImageNet 1-NN at 12 to 768 dims: MRL 53.61 62.80 67.24 69.74 71.34 71.73 71.85; MRL-E 51.54 62.40
 66.89 68.80 70.41 71.18 71.31; the largest model alone, cut, 27.07 48.64 63.58 68.56 71.32 71.67 72.10. JFT-300M is not

@@ -148,7 +148,7 @@ def recalibrated(run: parts.Parts, variables: Any, batches: int) -> Any:
     They are the first ones; where images grow during training, the first of the last size.
 
     Args:
-      run: of the config that `config_of` gives, so that the batches are those of training.
+      run: of the config that `config_of` gives: its training data, in batches of data.eval_batch_size.
       variables: of its model.
       batches: how many, as `check_recalibrated` allows.
     """
