@@ -6,8 +6,8 @@
 1,431 training and 1,120 test images of 227 concepts. A ResNet-10 of half the usual width. Icons are few, and the test
 asks for another style: so every image is moved and changed in one more way (RandAugment), and AdamW makes the most of
 1,500 updates. The smallest dim counts half as much again (compare the paper's "8boost", appendix K).
-Expected: top-1 at 8 to 256 dims 37.8 55.6 60.8 62.8 64.0 64.4 % by the heads, 43.1 56.9 60.8 62.2 62.6 62.9 % by 1-NN; means
-of three seeds (which differ by 1 to 2 points) on 2 CPU cores, JAX 0.10.2: experiments/results/quickstart.json.
+Expected: top-1 at 8 to 256 dims 37.8 55.6 60.8 62.8 64.0 64.4 % by the heads, 43.1 56.9 60.8 62.2 62.6 62.9 % by 1-NN;
+means of three seeds (which differ by 1 to 2 points) on 2 CPU cores, JAX 0.10.2: experiments/results/quickstart.json.
 """
 
 import ml_collections

@@ -15,8 +15,8 @@ def initialize(multihost: str = "auto") -> None:
     """Joins the other processes of the run; to be called before anything else asks for devices.
 
     Explicit is JAX_COORDINATOR_ADDRESS (host:port) with JAX_NUM_PROCESSES and JAX_PROCESS_ID. Otherwise JAX finds the
-    others by itself on TPU pods, SLURM and Open MPI, and with "on" wherever else it can. JAX_HEARTBEAT_TIMEOUT (seconds,
-    default 100) is how long a silent process is waited for before the others end with an error.
+    others by itself on TPU pods, SLURM and Open MPI, and with "on" wherever else it can. JAX_HEARTBEAT_TIMEOUT
+    (seconds, default 100) is how long a silent process is waited for before the others end with an error.
 
     Args:
       multihost: "auto": where the environment names several processes; "on": always (a TPU pod outside GKE has no such
@@ -82,7 +82,7 @@ _GONE = ("Gloo", "NCCL", "heartbeat", "UNAVAILABLE", "Connection", "unhealthy")
 
 
 class Interrupted(BaseException):
-    """SIGTERM came where work may be thrown away; no Exception, lest what is interrupted takes it for one of its own."""
+    """SIGTERM came where work may be thrown away; no Exception, which what it interrupts might take for its own."""
 
 
 class Preemption:

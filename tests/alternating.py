@@ -1,5 +1,6 @@
 """Features on a mesh whose neighbours belong to different processes, as on TPU pods: ADDRESS PROCESS."""
 
+import functools
 import sys
 
 import jax
@@ -33,8 +34,8 @@ def embed(variables, batch):
 
 rows = sharding.rows_of_process(8, mesh)
 with jax.set_mesh(mesh):
-    store = FeatureStore(embed, {}, lambda _: batches(rows), lambda b: sharding.to_devices(b, mesh), None, Nesting((4,)))
-    found = store("test")
+    to_devices = functools.partial(sharding.to_devices, mesh=mesh)
+    found = FeatureStore(embed, {}, lambda _: batches(rows), to_devices, None, Nesting((4,)))("test")
 whole = list(batches(None))
 mask = np.concatenate([batch["mask"] for batch in whole])
 assert len(found.z_NxD) == 14
