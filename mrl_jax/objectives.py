@@ -114,10 +114,9 @@ def check_data(name: str, kind: str, batch_size: int, field: str = "loss.name") 
     """Raises ValueError where the objective `name`, of the field, cannot be trained on this kind of data, or by so few
     rows.
     """
-    if kind not in KINDS[name]:
-        raise ValueError(
-            f"{field}={name!r} is for data.kind in {KINDS[name]}, and data.kind={kind!r}: set one of the two"
-        )
+    own = KINDS.get(name, ("image",))
+    if kind not in own:
+        raise ValueError(f"{field}={name!r} is for data.kind in {own}, and data.kind={kind!r}: set one of the two")
     if name in JOINT and batch_size < 2:
         raise ValueError(
             f"batch_size={batch_size}: {field}={name!r} tells a pair from the others of its batch, and there are "
@@ -242,18 +241,8 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
 }
 PAIRS = ("image_text", "text_pair")
-# The data.kind that each is for.
-KINDS = {
-    "arcface": ("image",),
-    "binary": ("image",),
-    "contrastive": PAIRS,
-    "cosface": ("image",),
-    "evidential": ("image",),
-    "masked_lm": ("masked_text",),
-    "regression": ("image",),
-    "sigmoid": PAIRS,
-    "softmax": ("image",),
-}
+# The data.kind of those that are not for images and their classes.
+KINDS = {"contrastive": PAIRS, "masked_lm": ("masked_text",), "sigmoid": PAIRS}
 JOINT = ("contrastive", "sigmoid")  # those in which all examples of a batch meet
 HARD = ("contrastive",)  # those that take hard negatives
 MULTI_LABEL = ("binary",)  # those that take several labels an example

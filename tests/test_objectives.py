@@ -129,3 +129,8 @@ def test_the_gradient_never_holds_the_logits_of_all_classes(name, kind):
     step = jax.jit(jax.grad(lambda z, out, label: objective(z, out, {"label": label}).total, argnums=(0, 1)))
     compiled = step.lower(z, out, label).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * classes
+
+
+def test_a_new_loss_is_one_line(monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "mine", objectives.softmax)
+    assert parts.assemble(tiny.config(loss__name="mine")).objective

@@ -9,12 +9,11 @@ from mrl_jax import trees
 from mrl_jax.choices import check_like, choose, pick
 from mrl_jax.models import elastic, embedders, heads, resnet, vit
 from mrl_jax.models.classifier import Classifier
+from mrl_jax.models.embedders import BACKBONES
 from mrl_jax.models.frozen import frozen_norms
 from mrl_jax.models.last_stage import tapped
 from mrl_jax.nesting import Nesting
 
-# Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.
-BACKBONES = {"resnet": resnet.build, "vit": vit.build}
 DTYPES = ("float32", "bfloat16")
 MOMENTUM = resnet.MOMENTUM  # of running statistics: the share of the old ones that an update keeps
 

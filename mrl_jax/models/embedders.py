@@ -16,7 +16,8 @@ from mrl_jax.models.temperature import Temperature
 from mrl_jax.models.text import TextModel
 from mrl_jax.nesting import Nesting
 
-IMAGES = {"resnet": resnet.build, "vit": vit.build}
+# Each takes its options as keywords and returns a Linen module: standardised images to (B, embed_dim) features.
+BACKBONES = {"resnet": resnet.build, "vit": vit.build}
 HEADS = ("mrl_e", "none", "ff")
 
 
@@ -60,7 +61,7 @@ def _text(options, head, nesting, temperature, dtype, inputs):
 def _dual(options, head, nesting, temperature, dtype, inputs):
     if set(options) != {"image", "text"}:
         raise ValueError(f"model of two towers: it has the options image and text, not {sorted(options)}")
-    make_image, own = pick("model.image", IMAGES, whole(options["image"]))
+    make_image, own = pick("model.image", BACKBONES, whole(options["image"]))
     towers = {"image": make_image(**own), "text": _text_tower("model.text", options["text"], inputs)}
     choose("head", head, ("none", "ff"))
     _check_dims(head, nesting, {tower: module.embed_dim for tower, module in towers.items()})
@@ -91,7 +92,7 @@ def _taught(options, head, nesting, temperature, dtype, inputs):
 def _image_tower(field, options):
     """A backbone, which may be the narrow one of a width."""
     width = options.get("width", 1.0)
-    make, own = pick(field, IMAGES, whole({**options, "width": 1.0}))
+    make, own = pick(field, BACKBONES, whole({**options, "width": 1.0}))
     tower = make(**own)
     elastic.check_width(f"{field}.width", width)
     if width != 1 and not hasattr(tower, "narrow"):
