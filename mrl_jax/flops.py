@@ -75,6 +75,9 @@ def _of_equation(eqn: Any) -> int:
     inner = [of_jaxpr(j) for value in eqn.params.values() for j in _jaxprs(value)]
     if eqn.primitive.name == "scan":
         return eqn.params["length"] * sum(inner)
+    if eqn.primitive.name == "shard_map":  # its jaxpr is that of one device
+        sizes = eqn.params["mesh"].shape
+        return math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"]) * sum(inner)
     return max(inner, default=0) if eqn.primitive.name == "cond" else sum(inner)
 
 

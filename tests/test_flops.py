@@ -1,7 +1,8 @@
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from mrl_jax import flops
+from mrl_jax import flops, sharding
 
 
 def test_counts_products_convolutions_and_loops():
@@ -13,6 +14,14 @@ def test_counts_products_convolutions_and_loops():
         return jax.lax.scan(lambda c, _: (c @ b @ b.T, None), a, length=5)[0]
 
     assert flops.count(looped, a, b) == 5 * 2 * (2 * 4 * 8 * 16)
+
+
+def test_what_devices_compute_each_for_themselves_counts_for_all_of_them():
+    def shared(a, b):
+        return jax.shard_map(jnp.matmul, in_specs=(P("data"), P()), out_specs=P("data"), axis_names={"data"})(a, b)
+
+    with jax.set_mesh(sharding.make_mesh(4, 1, 2)):
+        assert flops.count(jax.jit(shared), jnp.ones((8, 4)), jnp.ones((4, 16))) == 2 * 8 * 4 * 16
 
 
 def test_a_convolution_s_gradient_costs_twice_its_value():
