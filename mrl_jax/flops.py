@@ -1,54 +1,41 @@
 """Floating-point operations of a function, counted from its jaxpr, and the peak of known accelerators."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-# Dense bf16 operations per second of one device, by a substring of jax's device_kind (vendors' data sheets).
-PEAK_BF16 = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "V100": 125e12,
-    "TPU v6": 918e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 197e12,
-    "TPU v4": 275e12,
-    "TPU v3": 61.5e12,
-    "TPU v2": 22.5e12,
-}
-
 
 class Accelerator(NamedTuple):
-    """A device by its usual name: dense bf16 operations per second, bytes of memory."""
+    """A device by its usual name: dense bf16 operations per second, bytes of memory, a pattern of jax's device_kind."""
 
     peak: float
     memory: float
+    kind: str
 
 
-# One chip (v2 and v3: one core of two), as the vendors' data sheets have it.
+# One chip (v2 and v3: one core of two), as the vendors' data sheets have it. JAX calls v5e "TPU v5 lite", v5p "TPU v5".
 ACCELERATORS = {
-    "a100": Accelerator(312e12, 80e9),
-    "a100-40gb": Accelerator(312e12, 40e9),
-    "h100": Accelerator(989e12, 80e9),
-    "h200": Accelerator(989e12, 141e9),
-    "l4": Accelerator(121e12, 24e9),
-    "v100": Accelerator(125e12, 32e9),
-    "v2": Accelerator(22.5e12, 8 * 2**30),
-    "v3": Accelerator(61.5e12, 16 * 2**30),
-    "v4": Accelerator(275e12, 32 * 2**30),
-    "v5e": Accelerator(197e12, 16 * 2**30),
-    "v5p": Accelerator(459e12, 95 * 2**30),
-    "v6e": Accelerator(918e12, 32 * 2**30),
+    "a100": Accelerator(312e12, 80e9, r"\bA100\b"),
+    "a100-40gb": Accelerator(312e12, 40e9, r"\bA100\b"),
+    "h100": Accelerator(989e12, 80e9, r"\bH100\b"),
+    "h200": Accelerator(989e12, 141e9, r"\bG?H200\b"),
+    "l4": Accelerator(121e12, 24e9, r"\bL4\b"),
+    "v100": Accelerator(125e12, 32e9, r"\bV100\b"),
+    "v2": Accelerator(22.5e12, 8 * 2**30, "TPU v2$"),
+    "v3": Accelerator(61.5e12, 16 * 2**30, "TPU v3$"),
+    "v4": Accelerator(275e12, 32 * 2**30, "TPU v4$"),
+    "v5e": Accelerator(197e12, 16 * 2**30, "TPU v5( lite|e)$"),
+    "v5p": Accelerator(459e12, 95 * 2**30, "TPU v5p?$"),
+    "v6e": Accelerator(918e12, 32 * 2**30, "TPU v6( lite|e)$"),
 }
 
 
 def peak(device: Any) -> float | None:
     """The peak bf16 operations per second of a device; None where it is not known (a CPU, say)."""
-    return next((value for name, value in PEAK_BF16.items() if name in device.device_kind), None)
+    return next((known.peak for known in ACCELERATORS.values() if re.search(known.kind, device.device_kind)), None)
 
 
 def count(fn: Callable, *args: Any) -> int:

@@ -1,5 +1,8 @@
+import types
+
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import PartitionSpec as P
 
 from mrl_jax import flops, sharding
@@ -48,3 +51,20 @@ def test_depthwise_convolution():
 
 def test_peak_is_unknown_on_cpu():
     assert flops.peak(jax.devices()[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5", "v5p"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+    ],
+)
+def test_peak_goes_by_the_whole_name(kind, name):
+    assert flops.peak(types.SimpleNamespace(device_kind=kind)) == (flops.ACCELERATORS[name].peak if name else None)
