@@ -41,8 +41,9 @@ def peak(device: Any) -> float | None:
 def count(fn: Callable, *args: Any) -> int:
     """The operations of all matrix products and convolutions in fn(*args), a multiply-add as two; loops at full length.
 
-    Counted before compilation, over all devices together. Elementwise work is left out, as is usual for MFU; what a
-    rematerialised or chunked function computes again is counted again.
+    Counted before compilation, over all devices together. Elementwise work is left out. What a rematerialised or
+    chunked function computes again is counted again: in such a run `train/mfu` is the utilisation of the hardware
+    (HFU), above MFU, which counts no recomputation.
     """
     return of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 

@@ -39,6 +39,15 @@ def test_a_convolution_s_gradient_costs_twice_its_value():
     assert flops.count(jax.grad(conv, (0, 1)), x, w) == 3 * forward
 
 
+def test_what_is_computed_again_counts_again():
+    def product(a, b):
+        return jnp.sin(a @ b) @ b.T
+
+    a, b = jnp.ones((4, 8)), jnp.ones((8, 16))
+    plain, again = (flops.count(jax.grad(lambda a, b, f=f: f(a, b).sum()), a, b) for f in (product, jax.remat(product)))
+    assert again == plain + 2 * 4 * 8 * 16
+
+
 def test_depthwise_convolution():
     x, w = jnp.ones((1, 8, 8, 6)), jnp.ones((3, 3, 1, 6))
 
