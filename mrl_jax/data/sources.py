@@ -99,6 +99,7 @@ def concatenate(parts: Sequence[Source]) -> Source:
         max_labels=most,
         label_names=max(names, default=None),
         class_counts=None,
+        context=max(part.context for part in parts),
         fields=tuple(field for field in first.fields if all(field in part.fields for part in parts)),
     )
 

@@ -144,6 +144,12 @@ def test_unknown_names(tmp_path):
         sources.load("icons:size=64", "train", data_dir=tmp_path)
 
 
+def test_a_mixture_holds_the_longest_text_of_its_parts(tmp_path):
+    names = [f"synthetic:vocabulary=64,context={context}" for context in (8, 16)]
+    parts = [sources.load(name, "train", data_dir=tmp_path) for name in names]
+    assert sources.concatenate(parts).context == 16
+
+
 def test_sources_travel_to_workers(tfds_dir, array_dir, icons_dir):
     for name, split, data_dir in (
         ("tfds:tiny_pictures", "train", tfds_dir),
