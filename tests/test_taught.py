@@ -46,6 +46,9 @@ def test_loss_is_half_the_squared_distance_of_unit_prefixes():
     own, teachers = jax.grad(lambda z, t: nested_regression(z, t, NESTING).total, argnums=(0, 1))(z, t)
     np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
     assert not teachers.any()
+    tiny = jax.value_and_grad(lambda z: nested_regression(z, t * 1e-18, NESTING).total)(z * 1e-18)
+    np.testing.assert_allclose(tiny[0], found.total, rtol=1e-5)
+    np.testing.assert_allclose(tiny[1] * 1e-18, expected, rtol=1e-4, atol=1e-6)
     zeros = jax.value_and_grad(lambda z: nested_regression(z, t, NESTING).total)(jnp.zeros_like(z))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(zeros))
     with pytest.raises(ValueError, match=r"teacher's \(5, 4\); both must be \(B, 8\)"):

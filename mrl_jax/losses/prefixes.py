@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mrl_jax.losses.tiles import power_of_two, times
 from mrl_jax.nesting import Nesting
 
 
@@ -29,12 +30,16 @@ def prefix_logits(
 
 
 def prefix_cosines(z_BxD: jax.Array, kernels: list[jax.Array], nesting: Nesting) -> list[jax.Array]:
-    """The cosines (B, C), float32, of each prefix of z with the columns of its kernel; arguments as `prefix_logits`."""
+    """The cosines (B, C), float32, of each prefix of z with the columns of its kernel; arguments as `prefix_logits`.
+
+    Those of zeros are 0, and their gradient is finite; z may be of any size.
+    """
+    z_BxD = times(z_BxD, power_of_two(z_BxD))
     zeros = [jnp.zeros(kernel.shape[1]) for kernel in kernels]
     found = []
     for g, (m, product) in enumerate(zip(nesting.dims, prefix_logits(z_BxD, kernels, zeros, nesting))):
         kernel = kernels[g if len(kernels) > 1 else 0][:m]
-        found.append(product * _inverse_norm(z_BxD[:, :m], 1) * _inverse_norm(kernel, 0))
+        found.append(product * inverse_norm(z_BxD[:, :m], 1) * inverse_norm(kernel, 0))
     return found
 
 
@@ -49,6 +54,7 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.dot(x, y, preferred_element_type=jnp.float32)
 
 
-def _inverse_norm(x: jax.Array, axis: int) -> jax.Array:
+def inverse_norm(x: jax.Array, axis: int) -> jax.Array:
+    """1 / the norm along an axis, which is kept, float32; 1 for a norm below 1e-12, which counts as that of zeros."""
     squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axis, keepdims=True)
-    return jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+    return jax.lax.rsqrt(jnp.where(squared > 1e-24, squared, 1.0))

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from mrl_jax.losses.checks import check_teacher
+from mrl_jax.losses.prefixes import inverse_norm
+from mrl_jax.losses.tiles import power_of_two, times
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -23,8 +25,8 @@ def nested_regression(z_BxD: jax.Array, teacher_BxD: jax.Array, nesting: Nesting
     """
     check_teacher(z_BxD, teacher_BxD, nesting)
     z_BxD, t_BxD = z_BxD.astype(jnp.float32), jax.lax.stop_gradient(teacher_BxD).astype(jnp.float32)
-    ends = jnp.asarray(nesting.dims) - 1
-    dots_BxG, z2_BxG, t2_BxG = (jnp.cumsum(x, axis=1)[:, ends] for x in (z_BxD * t_BxD, z_BxD**2, t_BxD**2))
-    cosine_BxG = dots_BxG * jax.lax.rsqrt(jnp.maximum(z2_BxG, 1e-12)) * jax.lax.rsqrt(jnp.maximum(t2_BxG, 1e-12))
-    per_dim_G = (1 - cosine_BxG).mean(axis=0)
+    z_BxD, t_BxD = (times(x, power_of_two(x)) for x in (z_BxD, t_BxD))
+    prefixes = [(z_BxD[:, :m], t_BxD[:, :m]) for m in nesting.dims]
+    cosines = [(z * t).sum(axis=1, keepdims=True) * inverse_norm(z, 1) * inverse_norm(t, 1) for z, t in prefixes]
+    per_dim_G = (1 - jnp.concatenate(cosines, axis=1)).mean(axis=0)
     return NestedLoss(jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, None)

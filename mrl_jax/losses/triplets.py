@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mrl_jax.losses.checks import check_teacher
 from mrl_jax.losses.prefixes import prefix_cosines
+from mrl_jax.losses.tiles import power_of_two, times
 from mrl_jax.losses.types import NestedLoss
 from mrl_jax.nesting import Nesting
 
@@ -39,6 +40,7 @@ def nested_triplet(
         raise ValueError(f"{margin=} must be in 0..2, the distances of unit vectors")
     same_BxB = labels_B[:, None] == labels_B[None, :]
     z_BxD, t_BxD = z_BxD.astype(jnp.float32), jax.lax.stop_gradient(teacher_BxD).astype(jnp.float32)
+    t_BxD = times(t_BxD, power_of_two(t_BxD))
     found = [_hardest(cosine_BxB, same_BxB, margin) for cosine_BxB in prefix_cosines(z_BxD, [t_BxD.T], nesting)]
     per_dim_G, correct_GxB = (jnp.stack(part) for part in zip(*found))
     return NestedLoss(jnp.vdot(jnp.asarray(nesting.weights), per_dim_G), per_dim_G, correct_GxB)

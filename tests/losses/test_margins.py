@@ -89,6 +89,18 @@ def test_of_a_head_on_sharded_rows_and_classes_equals_one_device(tied):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_a_head_has_the_cosines_of_features_of_any_size_and_none_of_zeros(tied):
+    (z, kernels), labels = nested_problem(tied)
+    expected = losses.prefix_cosines(z, kernels, NESTING)
+    for size in (1e-18, 1e18):
+        found = losses.prefix_cosines(z * size, [k * 1e-8 for k in kernels], NESTING)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+    found = nested_value_and_grad(losses.nested_margin, (z.at[0].set(0), kernels), labels, name="arcface")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    assert not losses.prefix_cosines(0 * z, kernels, NESTING)[0].any()
+
+
 def test_a_label_of_no_class_makes_the_loss_of_a_head_infinite():
     arguments, labels = nested_problem(tied=True)
     for label in (-1, 40):

@@ -40,6 +40,16 @@ def test_gradients_reach_the_student_alone_and_are_finite_where_both_agree():
     assert np.isfinite(same).all()
 
 
+@pytest.mark.parametrize("size", [2.0**-60, 2.0**60])
+def test_the_size_of_the_features_has_no_part(size):
+    def loss(z, t):
+        return nested_triplet(z, t, LABELS, NESTING).per_dim
+
+    np.testing.assert_allclose(loss(Z * size, T * size), loss(Z, T), rtol=1e-5)
+    slopes, expected = (jax.jacobian(loss)(z, T) * x for z, x in ((Z * size, size), (Z, 1)))
+    np.testing.assert_allclose(slopes, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_batch_of_one_label_has_nothing_to_learn():
     found, slope = jax.value_and_grad(lambda z: nested_triplet(z, T, np.zeros(7, int), NESTING).total)(Z)
     assert found == 0
