@@ -52,10 +52,12 @@ class Softmax(NamedTuple):
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes; saves the largest rival's logit, its probability and that of all rivals."""
         rival, rivals = merge_rivals(plan, stats)
-        label = jnp.where((targets >= 0) & (targets < self.n_classes), plan.sum(stats.label), -jnp.inf)
+        own = plan.sum(stats.label)
+        label = jnp.where((targets >= 0) & (targets < self.n_classes), own, -jnp.inf)
         loss = jax.nn.softplus(rivals - label)
         if self.label_smoothing:
-            loss += self.label_smoothing * (label - _mean_logits(plan, z_BxD, head))
+            # `own` is finite for a label of no class, so that the loss stays infinite.
+            loss += self.label_smoothing * (own - _mean_logits(plan, z_BxD, head))
         saved = rival, jnp.exp(rival - jnp.logaddexp(rivals, label)), jax.nn.sigmoid(rivals - label)
         return loss, {"correct": label > rival}, saved
 

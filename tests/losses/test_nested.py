@@ -100,6 +100,17 @@ def test_label_smoothing(kind, smoothing):
     assert_same(found, value_and_grad(naive, arguments, target, **options))
 
 
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_of_no_class_makes_the_loss_infinite(kind, smoothing):
+    ours, _ = functions(kind)
+    arguments, target = problem(kind)
+    for label in (-1, 37):
+        (_, found), _ = value_and_grad(ours, arguments, target.at[0].set(label), chunk=8, label_smoothing=smoothing)
+        assert (found.per_dim == jnp.inf).all()
+        assert not found.correct[:, 0].any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "classes"), [(1, 1), (1, 2), (7, 3), (3, 130)])
 def test_small_and_odd_shapes(kind, rows, classes):
