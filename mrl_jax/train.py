@@ -196,7 +196,8 @@ class _Loop:
 
     def _farewell(self, step: int, *, stopped: bool) -> str:
         if stopped:
-            return f"Stopped at step {step} of {self._config.total_steps}, saved. Run the same command to continue."
+            saved, then = ("saved", "continue") if step else ("nothing to save", "start")
+            return f"Stopped at step {step} of {self._config.total_steps}, {saved}. Run the same command to {then}."
         return f"Done: {step} updates. Results, plots and checkpoints are in {self._path}; see {self._path}/report.html"
 
 

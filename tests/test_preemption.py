@@ -73,7 +73,8 @@ def test_sigterm_before_the_first_step_ends_in_order(ignored, tmp_path, monkeypa
     assemble = parts.assemble
     monkeypatch.setattr(parts, "assemble", lambda config: terminate() or assemble(config))
     assert not train.train(tiny.config(), tmp_path)
-    assert "Stopped at step 0 of 6" in "".join(capfd.readouterr())
+    assert "Stopped at step 0 of 6, nothing to save. Run the same command to start." in "".join(capfd.readouterr())
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_an_evaluation_made_up_for_is_not_made_again(ignored, tmp_path, monkeypatch):
