@@ -25,7 +25,8 @@ class Options(NamedTuple):
       freeze: a regular expression; parameters whose name it finds are not trained and have no optimizer state.
       ema: decay of the moving average of parameters and BatchNorm statistics per update; 0 for none.
       ema_warmup: the decay starts at 1 / 10 and rises as (1 + t) / (10 + t) of t updates, up to `ema`.
-      sample: dims drawn per update; 0 for all of them. `train/loss` is that of all dims nevertheless.
+      sample: dims drawn per update; 0 for all of them. `train/loss` is that of all dims nevertheless, with several
+        widths that of the dims drawn (`switchable`).
       keep_full: the full dim is always drawn.
       skip: an update whose loss or gradient is not finite changes nothing but the counts.
       joint: all examples of a batch meet in the loss: microbatches are taken as in `gradient_cache`.

@@ -302,6 +302,8 @@ def test_drawn_dims_are_drawn_for_all_widths_alike():
     for sub in run.subs:
         parts = [measured[f"train/{sub.prefix}loss@{m}"] for m in NESTING.dims]
         assert measured[f"train/w{sub.width:g}/loss"] in [pytest.approx(2 * part) for part in parts]
+    of_widths = [measured[f"train/w{width:g}/loss"] for width in THREE]
+    np.testing.assert_allclose(measured["train/loss"], np.mean(of_widths), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
