@@ -42,8 +42,9 @@ def linear(lr: float, total_steps: int, *, warmup_steps: int = 0, final: float =
 def step(
     lr: float, total_steps: int, *, warmup_steps: int = 0, factor: float = 0.1, at: Sequence[float] = (1 / 3, 2 / 3)
 ) -> Schedule:
-    """Multiplied by `factor` at each fraction of total_steps in `at`."""
-    drops = {round(fraction * total_steps) - warmup_steps: factor for fraction in at}
+    """Multiplied by `factor` at each fraction of total_steps in `at`, twice where two round to one step."""
+    steps = [round(fraction * total_steps) - warmup_steps for fraction in at]
+    drops = {at_step: factor ** steps.count(at_step) for at_step in steps}
     return _warmed_up(lr, warmup_steps, optax.piecewise_constant_schedule(lr, drops))
 
 

@@ -27,6 +27,7 @@ def test_piecewise_linear_is_the_published_recipe():
         ({"name": "cosine", "final": 0.5}, (0, 50, 100), (2, 1.5, 1)),
         ({"name": "linear", "warmup_steps": 10}, (0, 5, 10, 55, 100), (0, 1, 2, 1, 0)),
         ({"name": "step", "at": (0.3, 0.6)}, (29, 31, 61), (2, 0.2, 0.02)),
+        ({"name": "step", "at": (0.301, 0.304)}, (29, 31), (2, 0.02)),
         ({"name": "step", "at": (0.3,), "warmup_steps": 10}, (5, 29, 31), (1, 2, 0.2)),
         ({"name": "rsqrt", "warmup_steps": 25}, (0, 25, 100), (0, 2, 1)),
         ({"name": "rsqrt", "warmup_steps": 25, "cooldown_steps": 10}, (90, 95, 100), (2 / 3.6**0.5, 1 / 3.8**0.5, 0)),
