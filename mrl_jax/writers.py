@@ -53,10 +53,14 @@ class JsonLines:
 class TensorBoard:
     """Event files below `directory`; needs `pip install 'mrl_jax[log]'`."""
 
-    def __init__(self, directory: os.PathLike | str):
-        """Raises ImportError, with the remedy, where tensorboardX is not installed."""
+    def __init__(self, directory: os.PathLike | str, *, first_step: int = 0):
+        """Hides what an interrupted run wrote beyond the step it resumes from, as `JsonLines` drops it.
+
+        Raises:
+          ImportError: with the remedy, where tensorboardX is not installed.
+        """
         tensorboard = _optional("tensorboardX")
-        self._writer = tensorboard.SummaryWriter(str(directory))
+        self._writer = tensorboard.SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else 0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds each scalar."""
@@ -122,7 +126,7 @@ def open_all(
     workdir = pathlib.Path(workdir)
     found: list[Writer] = [JsonLines(workdir / "metrics.jsonl", first_step=first_step)]
     if options["tensorboard"]:
-        found.append(TensorBoard(workdir / "tensorboard"))
+        found.append(TensorBoard(workdir / "tensorboard", first_step=first_step))
     if options["wandb"]:
         found.append(WandB(workdir, options["wandb"], config))
     return Several(*found)

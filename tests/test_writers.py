@@ -66,14 +66,15 @@ def test_optional_writers_name_the_extra(tmp_path, monkeypatch, module, make):
     writers.check({"tensorboard": False, "wandb": ""})
 
 
-def test_optional_writers_get_the_scalars(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("first_step", "purged"), [(0, 0), (2, 3)])
+def test_optional_writers_get_the_scalars(tmp_path, monkeypatch, first_step, purged):
     import types
 
     seen = []
 
     class SummaryWriter:
-        def __init__(self, directory):
-            seen.append(directory)
+        def __init__(self, directory, purge_step):
+            seen.append((directory, purge_step))
 
         def add_scalar(self, *arguments):
             seen.append(arguments)
@@ -91,11 +92,11 @@ def test_optional_writers_get_the_scalars(tmp_path, monkeypatch):
     modules = __import__("sys").modules
     monkeypatch.setitem(modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     monkeypatch.setitem(modules, "wandb", types.SimpleNamespace(init=lambda **_: Run()))
-    writer = writers.open_all({"tensorboard": True, "wandb": "p"}, tmp_path, {}, first_step=0)
+    writer = writers.open_all({"tensorboard": True, "wandb": "p"}, tmp_path, {}, first_step=first_step)
     writer.write(3, {"train/loss": 0.5})
     writer.close()
     assert seen == [
-        str(tmp_path / "tensorboard"),
+        (str(tmp_path / "tensorboard"), purged),
         ("train/loss", 0.5, 3),
         ({"train/loss": 0.5}, 3),
         "closed",
