@@ -25,7 +25,7 @@ class MaskedLanguageModel:
         split(self._split)
 
     def run(self, store: FeatureStore) -> Iterator[tuple[str, float]]:
-        """Yields `top1@dim`.
+        """Yields `top1@dim`; 0 where no text of the split has a gap.
 
         Raises:
           ValueError: where the data have no gaps.
@@ -50,4 +50,4 @@ class MaskedLanguageModel:
             right, total = right + jax.device_get(found), total + float(seen)
         for m, value in zip(nesting.dims, right):
             if m in dims:
-                yield f"top1@{m}", float(value) / total
+                yield f"top1@{m}", float(value) / max(total, 1e-9)

@@ -64,6 +64,18 @@ def test_data_that_lack_what_an_evaluator_needs_are_named(data, name, message):
         dict(EVALUATORS[name]().run(store(*data)))
 
 
+def test_a_split_without_gaps_has_no_masked_piece_right():
+    rows = {"targets": np.full((2, 3), -1, np.int32), "mask": np.ones(2, bool)}
+    z = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+    def embed(variables, batch):
+        out = {"masked/z": z, "head/kernel": np.eye(4, dtype=np.float32), "head/bias": np.zeros(4, np.float32)}
+        return z[:, 0], out
+
+    given = FeatureStore(embed, None, lambda split: iter([rows]), lambda batch: batch, None, NESTING)
+    assert set(dict(EVALUATORS["masked_lm"]().run(given)).values()) == {0.0}
+
+
 def test_padding_is_left_out(data):
     z, label = data
     features = store(z, label, mask=np.arange(7) < 5)("test")
