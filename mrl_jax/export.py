@@ -39,13 +39,14 @@ def export(
       path: the run's folder.
       step: of its checkpoint.
       width: of those trained.
-      dim: of the embedding, 1 to that width's; 0 for all of it.
+      dim: of the embedding, 1 to that width's, and with independent heads a trained one; 0 for all of it.
       out: the folder to make.
       rows: images at once, of model.stablehlo and for the latency.
       recalibrate: so many training batches that BatchNorm's statistics are computed anew from first; 0: as they are.
 
     Raises:
-      ValueError: for a width that was not trained, a dim that it does not have, or no statistics to recalibrate.
+      ValueError: for a width that was not trained, a dim that it or its head does not have, or no statistics to
+        recalibrate.
       FileExistsError: where `out` exists.
       RuntimeError: if the sub-model does not compute what the whole one does.
     """
@@ -62,7 +63,8 @@ def export(
     run = trained.assemble(path, step, config)
     trained.check_width(run, width)
     trained.check_recalibrated(run, recalibrate)
-    dim = narrow.check_dim(dim or run.model.nestings[width].full, run.model.nestings[width])
+    nesting = run.model.nestings[width]
+    dim = narrow.check_dim(dim or nesting.full, nesting, config.head)
     variables = jax.device_get(trained.recalibrated(run, trained.variables(path, step, run), recalibrate))
     alone = trained.assemble(path, step, narrow.config_of(config, width, dim))
     state = narrow.state_of(alone, narrow.variables_of(run, variables, width, dim))
@@ -73,7 +75,7 @@ def export(
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
-        origin = {"path": str(path), "width": width, "dims": list(run.model.nestings[width].dims)}
+        origin = {"path": str(path), "width": width, "dims": list(nesting.dims)}
         origin |= trained.identity(path, step) | ({"recalibrated": recalibrate} if recalibrate else {})
         _write(unfinished, path, step, alone, state, origin)
         _write_functions(unfinished, alone, jax.device_get(variables_of(state)), rows)
@@ -125,7 +127,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The folder of a trained run.")
     flags.DEFINE_integer("step", None, "Which checkpoint; by default the newest intact one.")
     flags.DEFINE_float("width", 1.0, "Of those that the run trained.")
-    flags.DEFINE_integer("dim", 0, "Features of the embedding, trained or not; by default all of them.")
+    flags.DEFINE_integer("dim", 0, "Features of the embedding, with head=mrl of a trained dim; by default all.")
     flags.DEFINE_integer("recalibrate", 0, "Compute BatchNorm's statistics anew from so many training batches first.")
     flags.DEFINE_string("out", None, "The folder to make; it must not exist.")
     flags.DEFINE_integer("batch", 1, "Images at once: of model.stablehlo, and for the latency.")

@@ -16,10 +16,16 @@ from mrl_jax.nesting import Nesting
 from mrl_jax.step import State
 
 
-def check_dim(dim: int, nesting: Nesting) -> int:
-    """The dim. Raises ValueError where the embedding does not have it."""
+def check_dim(dim: int, nesting: Nesting, head: str) -> int:
+    """The dim. Raises ValueError where the embedding does not have it, or no head is its own."""
     if not 1 <= dim <= nesting.full:
         raise ValueError(f"--dim={dim} is not in 1..{nesting.full}, the size of the embedding at this width")
+    # Evaluation puts the mean embedding in place of the features left out, which needs data.
+    if head == "mrl" and dim not in nesting.dims:
+        raise ValueError(
+            f"--dim={dim} was not trained, and head={head!r} has a classifier of each trained dim alone: take one of "
+            f"{list(nesting.dims)}, or a run with head='mrl_e'"
+        )
     return dim
 
 

@@ -189,6 +189,12 @@ def test_what_was_not_trained_is_refused(run, width, dim, message):
     assert not (run.parent / "none").exists()
 
 
+def test_independent_heads_have_none_of_an_untrained_dim(normed):
+    with pytest.raises(ValueError, match=r"--dim=6 was not trained, and head='mrl' .* take one of \[4, 8\]"):
+        export.export(normed, 2, 0.5, 6, normed.parent / "none", rows=1)
+    assert not (normed.parent / "none").exists()
+
+
 def test_a_network_without_a_head_is_refused(tmp_path):
     student = {**defaults.resnet("10"), "stem": "small", "base_width": 4}
     config = tiny.config(model=defaults.taught(student, student), head="none")
