@@ -264,15 +264,24 @@ def read_run(directory: os.PathLike | str, step: int) -> dict[str, Any]:
 def load(directory: os.PathLike | str, step: int, abstract_state: Any) -> Any:
     """The state saved at `step`, each leaf with the shape, dtype and sharding of `abstract_state`.
 
+    Of a dict only the fields named are read.
+
     Raises:
       NonFiniteError: if it holds values that are not finite.
     """
-    return _load(directory, step, abstract_state)
+    path = pathlib.Path(directory).absolute() / str(step)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = isinstance(abstract_state, dict)
+    with context:
+        state = ocp.load(path, abstract_state, checkpointable_name="state")
+    if not trees.all_finite(state):
+        raise NonFiniteError(f"checkpoint {path} holds values that are not finite: take an older step")
+    return state
 
 
 def load_parts(directory: os.PathLike | str, step: int, abstract_parts: Mapping[str, Any]) -> dict[str, Any]:
     """Of the state saved at `step` the fields named, each leaf as in `load`; what else they hold is not read."""
-    found = _load(directory, step, _without_empty(abstract_parts))
+    found = load(directory, step, _without_empty(abstract_parts))
     return jax.tree.unflatten(jax.tree.structure(dict(abstract_parts)), jax.tree.leaves(found))
 
 
@@ -286,7 +295,7 @@ def load_on_host(directory: os.PathLike | str, step: int, fields: Sequence[str])
     """Of the state saved at `step` these fields, whatever their shapes, as numpy arrays."""
     path = pathlib.Path(directory).absolute() / str(step)
     saved = ocp.metadata(path, checkpointable_name="state").metadata
-    return _load(directory, step, {f: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[f]) for f in fields})
+    return load(directory, step, {f: jax.tree.map(lambda a: np.empty(a.shape, a.dtype), saved[f]) for f in fields})
 
 
 def newest_finite(directory: os.PathLike | str, fields: Sequence[str]) -> int | None:
@@ -300,17 +309,6 @@ def newest_finite(directory: os.PathLike | str, fields: Sequence[str]) -> int | 
             logging.error("%s; trying the next older one", error)
             step = newest(directory, below=step)
     return None
-
-
-def _load(directory: os.PathLike | str, step: int, abstract: Any) -> Any:
-    path = pathlib.Path(directory).absolute() / str(step)
-    context = ocp.Context()
-    context.pytree.loading.partial_load = isinstance(abstract, dict)
-    with context:
-        state = ocp.load(path, abstract, checkpointable_name="state")
-    if not trees.all_finite(state):
-        raise NonFiniteError(f"checkpoint {path} holds values that are not finite: take an older step")
-    return state
 
 
 def restore(
