@@ -131,11 +131,6 @@ def _faiss() -> Any:
     return faiss
 
 
-def set_threads(threads: int) -> None:
-    """How many threads every later search and build may use."""
-    _faiss().omp_set_num_threads(threads)
-
-
 def unit(z_NxD: np.ndarray, dim: int) -> np.ndarray:
     """The first `dim` features as float32, scaled to unit norm, a copy; zero rows stay zero."""
     z = np.asarray(z_NxD[:, :dim], np.float32)
