@@ -14,13 +14,19 @@ from mrl_jax.distributed import LostProcessError
 _PACKAGE = pathlib.Path(__file__).parent
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
     """app.run(main), errors of the command line and those raised by this package printed alone on stderr (exit status
     1); any other with its traceback.
+
+    Args:
+      main: the command.
+      words: whether it takes words that are no options; else they are an error.
     """
 
     def guarded(argv: list[str]) -> None:
         try:
+            if not words:
+                _check_words(argv[1:])
             main(argv)
         except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
             if _PACKAGE not in pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
@@ -33,6 +39,11 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
+
+
+def _check_words(words: list[str]) -> None:
+    if words:
+        raise ValueError(f"{words[0]!r} is no option: they begin with --, and values follow an =, as in --name=value")
 
 
 def _parse(argv: list[str]) -> list[str]:

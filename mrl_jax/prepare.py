@@ -150,4 +150,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("source_dir", None, "tfds:NAME: the folder that TFDS stored it in; by default data.")
     flags.DEFINE_string("beam", "", "Writes the shards by Apache Beam, with these arguments: '--runner=DirectRunner'.")
     flags.mark_flag_as_required("data_dir")
-    commands.run(main)
+    commands.run(main, words=True)

@@ -202,4 +202,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Of all that is drawn.")
     for option, (define, text) in _OPTIONS.items():
         define(option, None, text)
-    commands.run(main)
+    commands.run(main, words=True)

@@ -72,4 +72,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("lowercase", True, "Whether capitals are taken for small letters (and accents are left out).")
     flags.DEFINE_string("text_key", "", "Lists: the column of the texts, or two of them with a comma between.")
     flags.mark_flag_as_required("out")
-    commands.run(main)
+    commands.run(main, words=True)
