@@ -5,9 +5,10 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from mrl_jax.distributed import LostProcessError
 
@@ -53,16 +54,44 @@ def _parse(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS:
             getattr(flags.FLAGS.config, "seed", None)  # a file that could not be read is an error on its first use
         return rest
-    except (AttributeError, KeyError) as error:  # of ml_collections, for a field that the config does not have
-        message = _unknown_field(argv, str(error))
     except (flags.Error, OSError) as error:
-        message = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        message = _of_a_group(str(error)) or str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of ml_collections, for a path into a config
+        message = _unknown_field(argv, error)
+    except SyntaxError as error:
+        message = f"--config: {error}: name a Python file with get_config(), as those of configs/ are"
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
 
 
-def _unknown_field(argv: list[str], message: str) -> str:
-    word, near = (re.search(pattern, message) for pattern in (r"\w+", r'Did you mean "([^"]+)"'))
-    asked = [argument.split("=")[0] for argument in argv if word and word[0] in argument.split("=")[0].split(".")]
-    hint = f"Did you mean {near[1]!r}?" if near else "See mrl_jax/config.py for those it has."
-    return f"{' '.join(asked) or message}: the config has no field {word[0] if word else ''!r}. {hint}"
+def _of_a_group(message: str) -> str:
+    """What to say where a value is given for a group of fields; empty for another message."""
+    found = re.match(r"flag (--\S+?)=(.*?): Failed to parse .* as a ConfigDict", message)
+    if not found:
+        return ""
+    flag, value = found.groups()
+    return f"{flag}={value}: this is a group of fields: set them one by one, or {flag}.name={value} where it has a name"
+
+
+def _unknown_field(argv: list[str], error: Exception) -> str:
+    override = next(iter(_wrong_overrides(argv, type(error))), None)
+    if override is None:
+        return f"--config: {type(error).__name__}: {error}"
+    near = re.search(r'Did you mean "([^"]+)"', str(error))
+    hint = f"Did you mean {near[1]!r}?" if near else "See mrl_jax/config.py; a tuple is set as a whole."
+    flag = override.split("=")[0]
+    return f"{flag}: the config has no field {flag.partition('.')[2]!r}. {hint}"
+
+
+def _wrong_overrides(argv: list[str], kind: type[Exception]) -> Iterator[str]:
+    """Those that are such an error each by itself: ml_collections, which reads sys.argv, does not say which it was."""
+    overrides = [argument for argument in argv if re.match(r"--?(no)?config\.", argument)]
+    for override in overrides:
+        sys.argv, values = [*(argument for argument in argv if argument not in overrides), override], flags.FlagValues()
+        config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+        try:
+            values(sys.argv, known_only=True)
+        except kind:
+            yield override
+        except flags.Error:  # its value is the next word
+            pass

@@ -32,3 +32,24 @@ def test_a_word_that_is_no_option_is_refused(run):
     said = "error: 'config.optim.lr=5' is no option: they begin with --, and values follow an =, as in --name=value\n"
     assert run("--workdir=x", "config.optim.lr=5") == (1, said)
     assert run("adaptive", words=True) == run("--workdir=x") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.optim.lrr=3", "--config.optim.lrr: the config has no field 'optim.lrr'. Did you mean 'lr'?"),
+        ("--config.optim.lr.x=3", "--config.optim.lr.x: the config has no field 'optim.lr.x'. See mrl_jax/config.py"),
+        ("--config.nesting.dims[0]=4", "--config.nesting.dims[0]: the config has no field 'nesting.dims[0]'. See"),
+        ("--config.data.name.x=3", "--config.data.name.x: the config has no field 'data.name.x'. See"),
+        ("--config.=1", "--config.: the config has no field ''. See"),
+        (
+            "--config.optim=adamw",
+            "--config.optim=adamw: this is a group of fields: set them one by one, or --config.optim.name=adamw",
+        ),
+        ("--config=README.md", "--config: invalid character"),
+    ],
+)
+def test_a_mistake_in_the_config_s_options_is_one_line_with_its_argument(run, argument, said):
+    status, output = run("--config=tests/tiny.py", "--config.seed=1", "--config.total_steps", "1", argument)
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"error: {said}")

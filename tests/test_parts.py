@@ -285,7 +285,7 @@ def test_a_misspelt_override_is_refused(tmp_path):
         (
             "--config.optim.lrr=1",
             "tests/tiny.py",
-            "--config.optim.lrr: the config has no field 'lrr'. Did you mean 'lr'?",
+            "--config.optim.lrr: the config has no field 'optim.lrr'. Did you mean 'lr'?",
         ),
         ("--config.optim.lr=x", "tests/tiny.py", "flag --config.optim.lr=x: could not convert string to float: 'x'"),
         ("--dry_run", "configs/quickstart.py:fast", "config mode 'fast' is not one of mrl, mrl_e, ff=K"),
