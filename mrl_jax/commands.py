@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -16,8 +17,8 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
-    """app.run(main), errors of the command line and those raised by this package printed alone on stderr (exit status
-    1); any other with its traceback.
+    """app.run(main), errors of the command line, those raised by this package and a lack of memory printed alone on
+    stderr (exit status 1); any other with its traceback.
 
     Args:
       main: the command.
@@ -29,17 +30,25 @@ def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
             if not words:
                 _check_words(argv[1:])
             main(argv)
+        except MemoryError as error:
+            reason = f" ({error})" if str(error) else ""
+            _end(f"error: out of memory{reason}: lower batch_size or data.eval_batch_size", 1)
         except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
             if _PACKAGE not in pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
                 raise
-            print(f"error: {error}", file=sys.stderr, flush=True)
             if isinstance(error, LostProcessError):
+                print(f"error: {error}", file=sys.stderr, flush=True)
                 # A regular exit would wait at a barrier for the process that is gone.
                 os._exit(1)
-            sys.exit(1)
+            _end(f"error: {error}", 1)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def _check_words(words: list[str]) -> None:
@@ -60,8 +69,7 @@ def _parse(argv: list[str]) -> list[str]:
         message = _unknown_field(argv, error)
     except SyntaxError as error:
         message = f"--config: {error}: name a Python file with get_config(), as those of configs/ are"
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    _end(f"error: {message}", 1)
 
 
 def _of_a_group(message: str) -> str:

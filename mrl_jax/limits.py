@@ -40,6 +40,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.resolution.points": (_all(_of(0.0, 0)), "(fraction of the run, size) pairs"),
 }
 
+_MOST_WORKERS = 1024  # more than any machine has cores for
+
 
 def check_types(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for a field of another type than its default. Of those that depend on a name, `pick` looks at
@@ -74,6 +76,8 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     for name, value in least.items():
         if flat[name] < value:
             raise ValueError(f"{name.replace('/', '.')}={flat[name]} must be at least {value}")
+    if flat["data/workers"] > _MOST_WORKERS:
+        raise ValueError(f"data.workers={flat['data/workers']} must be at most {_MOST_WORKERS}, each is a process")
     if not 0 <= flat.get("loss/label_smoothing", 0) <= 1:
         raise ValueError(f"loss.label_smoothing={config.loss.label_smoothing} must be in 0..1")
     if not config.optim.lr > 0:

@@ -1,5 +1,6 @@
 """What every command refuses, and how it ends."""
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -53,3 +54,13 @@ def test_a_mistake_in_the_config_s_options_is_one_line_with_its_argument(run, ar
     status, output = run("--config=tests/tiny.py", "--config.seed=1", "--config.total_steps", "1", argument)
     assert (status, output.count("\n")) == (1, 1)
     assert output.startswith(f"error: {said}")
+
+
+def test_a_lack_of_memory_is_one_line_with_what_to_lower(run):
+    assert run(main=lambda argv: bytearray(2**62)) == (
+        1,
+        "error: out of memory: lower batch_size or data.eval_batch_size\n",
+    )
+    status, said = run(main=lambda argv: np.zeros(2**60, np.uint8))
+    assert (status, said.count("\n")) == (1, 1)
+    assert said.startswith("error: out of memory (Unable to allocate")

@@ -84,6 +84,7 @@ def test_a_label_out_of_range_is_found_before_anything_is_compiled(tmp_path, spl
         ({"evals__knn__every": -1}, r"evals\.knn\.every=-1 must be at least 0"),
         ({"profile__first_step": -2}, r"profile\.first_step=-2 must be below total_steps=6; -1 for no trace"),
         ({"profile__first_step": 6}, r"profile\.first_step=6 must be below total_steps=6"),
+        ({"data__workers": 1025}, r"data\.workers=1025 must be at most 1024"),
         ({"loss__label_smoothing": 1.5}, r"loss\.label_smoothing=1\.5 must be in 0\.\.1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
