@@ -29,6 +29,7 @@ def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
         try:
             if not words:
                 _check_words(argv[1:])
+            _check_folders()
             main(argv)
         except MemoryError as error:
             reason = f" ({error})" if str(error) else ""
@@ -54,6 +55,15 @@ def _end(message: str, status: int) -> NoReturn:
 def _check_words(words: list[str]) -> None:
     if words:
         raise ValueError(f"{words[0]!r} is no option: they begin with --, and values follow an =, as in --name=value")
+
+
+def _check_folders() -> None:
+    for name in ("workdir", "out"):
+        value = flags.FLAGS[name].value if name in flags.FLAGS else None
+        if value == "":  # to pathlib this is the current folder
+            raise ValueError(f"--{name}= is empty: name a folder; the current one is --{name}=.")
+        if value and "://" in value:
+            raise ValueError(f"--{name}={value} is an address: mount it, and name a folder there")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -64,3 +64,13 @@ def test_a_lack_of_memory_is_one_line_with_what_to_lower(run):
     status, said = run(main=lambda argv: np.zeros(2**60, np.uint8))
     assert (status, said.count("\n")) == (1, 1)
     assert said.startswith("error: out of memory (Unable to allocate")
+
+
+@pytest.mark.parametrize("name", ["workdir", "out"])
+def test_a_folder_has_a_name_and_is_no_address(run, name):
+    for value in ("gs://bucket/x", "s3://bucket/x"):
+        assert run(f"--{name}={value}") == (
+            1,
+            f"error: --{name}={value} is an address: mount it, and name a folder there\n",
+        )
+    assert run(f"--{name}=") == (1, f"error: --{name}= is empty: name a folder; the current one is --{name}=.\n")
