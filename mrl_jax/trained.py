@@ -18,11 +18,13 @@ def choose_step(path: pathlib.Path, step: int | None) -> int:
     """The step asked for, or that of the newest checkpoint of the run in `path` that is intact and finite.
 
     Raises:
-      FileNotFoundError: where there is no such checkpoint.
+      FileNotFoundError: where there is no such folder or checkpoint.
       ValueError: where it is damaged.
       DamagedError: where saves were completed but none is of use.
     """
     directory = path / "checkpoints"
+    if not path.is_dir():
+        raise FileNotFoundError(f"--workdir={path} does not exist: name the folder of a trained run")
     if step is None:
         found = checkpoints.newest_finite(directory, EVALUATED)
         if found is None:
@@ -47,7 +49,7 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     The batch of evaluation becomes a multiple of the devices: rows that fill it up are masked.
 
     Raises:
-      ValueError: if dims are not whole numbers.
+      ValueError: if dims are not whole numbers, or not of the embedding.
     """
     config = configs.from_json(checkpoints.read_run(path / "checkpoints", step)["config"]).unlock()
     # Parameters that were split stay split, over whatever devices there are now.
@@ -57,8 +59,12 @@ def config_of(path: pathlib.Path, step: int, dims: Sequence[str] = (), data_dir:
     config.batch_size, config.accumulate = config.data.eval_batch_size, 1
     if data_dir:
         config.data.dir = data_dir
+    asked, full = whole_numbers("--dims", dims), max(config.nesting.dims)
+    wrong = [m for m in asked if not 1 <= m <= full]
+    if wrong:
+        raise ValueError(f"--dims={','.join(dims)}: {wrong} are not in 1..{full}, the size of the embedding")
     for evaluator in config.evals.values():
-        evaluator.dims = whole_numbers("--dims", dims) or evaluator.dims
+        evaluator.dims = asked or evaluator.dims
     return config.lock()
 
 

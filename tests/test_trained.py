@@ -63,3 +63,15 @@ def test_the_workers_of_training_read_for_evaluation_too(path, monkeypatch):
             found.append(store("test").z_NxD)
     assert asked == [0, 1]
     np.testing.assert_array_equal(*found)
+
+
+def test_a_folder_that_is_not_there_is_not_one_without_checkpoints(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^--workdir=.*/nowhere does not exist: name the folder"):
+        trained.choose_step(tmp_path / "nowhere", None)
+    with pytest.raises(FileNotFoundError, match="holds no finished checkpoint: train first"):
+        trained.choose_step(tmp_path, None)
+
+
+def test_dims_beyond_the_embedding_are_named_by_their_option(path):
+    with pytest.raises(ValueError, match=r"^--dims=8,500: \[500\] are not in 1\.\.32, the size of the embedding"):
+        trained.config_of(path, 2, ("8", "500"))
