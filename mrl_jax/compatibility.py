@@ -199,6 +199,7 @@ def main(argv: list[str]) -> None:
     dims = whole_numbers("--dims", options.dims)
     compatibility.check_metrics(options.metrics)
     _check_rules(options)
+    results.check(options.out)
     if options.independent and not (options.independent in queries and options.independent in galleries):
         raise ValueError(f"--independent={options.independent} must be one of both --queries and --galleries")
     sets = matched_sets.open_sets(

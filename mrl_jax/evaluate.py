@@ -116,6 +116,7 @@ def main(argv: list[str]) -> None:
     host_memory.keep_freed()
     path = pathlib.Path(options.workdir)
     step = trained.choose_step(path, options.step)
+    results.check(path)
     config = trained.config_of(path, step, options.dims, options.data_dir)
     for name in options.evals:
         choose("--evals", name, config.evals)

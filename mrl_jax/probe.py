@@ -89,16 +89,17 @@ def main(argv: list[str]) -> None:
     for method in methods:
         choose("--methods", method, baselines.METHODS)
     results.check_name(options.name, EVALUATORS)
+    out = options.out or options.workdir
+    if out:
+        results.check(out)
     head = read_head(options.head) if options.head else None
     if options.workdir and not options.train and not options.test:
         path = pathlib.Path(options.workdir)
         if "head_svd" in methods and head is None:
             head = head_of(path, options.step)
         train, test, *_ = feature_pairs.of_run(path, options.step, options.data_dir)
-        out = options.out or options.workdir
     elif options.train and options.test and options.out and not options.workdir:
         train, test = (features_dir.open_features(name, verify=True) for name in (options.train, options.test))
-        out = options.out
     else:
         raise ValueError("give --workdir=RUN, or --train=FEATURES, --test=FEATURES and --out=DIR")
     probe(train, test, dims, methods, options.seed, pathlib.Path(out), options.name, head)

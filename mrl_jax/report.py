@@ -69,7 +69,7 @@ def write(workdir: os.PathLike | str, config: Mapping[str, Any] | None) -> pathl
 def refresh(workdir: os.PathLike | str) -> pathlib.Path:
     """`write` with the config that the folder holds, if it is a run's."""
     config = pathlib.Path(workdir) / "config.json"
-    return write(workdir, json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None)
+    return write(workdir, writers.read_object(config, "move it away") if config.is_file() else None)
 
 
 def _config(path: pathlib.Path, config: Mapping[str, Any]) -> str:
@@ -173,7 +173,7 @@ def _picture(path: pathlib.Path) -> str:
 def _training(metrics: pathlib.Path) -> str:
     """A chart for every `group/metric` measured at two steps or more, over the steps, a line for each of its dims."""
     families: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for line in writers.read_lines(metrics) if metrics.exists() else []:
+    for line in writers.read_metrics(metrics) if metrics.exists() else []:
         for name, value in line.items():
             if name != "step" and value is not None and math.isfinite(value):
                 family, _, dim = name.partition("@")

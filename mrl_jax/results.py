@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: a JSON file per evaluator, a printed table, a picture of accuracy against dim."""
 
-import json
 import os
 import pathlib
 import re
@@ -8,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mrl_jax.nesting import Nesting
-from mrl_jax.writers import write_json
+from mrl_jax.writers import read_object, write_json
 
 Values = Mapping[str, Mapping[str, float]]  # evaluator -> "metric@dim" -> value
 
@@ -24,6 +23,18 @@ def check_name(name: str, taken: Iterable[str], flag: str = "--name") -> None:
     """Raises ValueError unless results may be called so, none of what is taken."""
     if not re.fullmatch(r"[\w.+-]+", name) or name in taken:
         raise ValueError(f"{flag}={name!r} must be letters, digits, _ . + and -, and none of {list(taken)}")
+
+
+def check(workdir: os.PathLike | str) -> None:
+    """Raises ValueError or OSError, before anything is computed, where results could not be written beside what there
+    is: `results` or `plots` is no folder, or a result of before is damaged.
+    """
+    for name in ("results", "plots"):
+        path = pathlib.Path(workdir) / name
+        if path.exists() and not path.is_dir():
+            raise OSError(f"{path} is no folder: move it away")
+    for path in sorted((pathlib.Path(workdir) / "results").glob("*.json")):
+        read_one(path)
 
 
 def write(
@@ -92,8 +103,11 @@ def read(workdir: os.PathLike | str) -> dict[str, dict[str, Any]]:
 
 
 def read_one(path: pathlib.Path) -> dict[str, Any]:
-    """One file of `results/`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """One file of `results/`. Raises ValueError or OSError, with the remedy, if it is damaged or cannot be read."""
+    found = read_object(path, "move it away")
+    if not isinstance(found.get("values"), dict):
+        raise ValueError(f"{path} holds no values: move it away")
+    return found
 
 
 def split_name(name: str) -> tuple[str, int]:

@@ -232,6 +232,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--severities={','.join(options.severities)} must be of {list(corruptions.SEVERITIES)}")
     baseline = read_baseline(options.baseline, kinds, severities, options.flips) if options.baseline else {}
     step = trained.choose_step(path, options.step)
+    results.check(path)
     data = trained.config_of(path, step, data_dir=options.data_dir).data
     for name in options.set:  # what is not there is told before anything is embedded
         sources.load(*locate(name, data.eval_split), data_dir=data.dir)

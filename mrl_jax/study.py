@@ -179,6 +179,7 @@ def main(argv: list[str]) -> None:
     dims = whole_numbers("--dims", options.dims)
     if not (options.out or options.workdir):
         raise ValueError("--out is needed: the folder that results/ and plots/ go to")
+    results.check(options.out or options.workdir)
     pair, step = open_pair(options)
     path = pathlib.Path(options.workdir) if options.workdir else None
     out = pathlib.Path(options.out or options.workdir)

@@ -50,6 +50,7 @@ def train(config: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
     preemption = distributed.Preemption()
     run = parts.assemble(config)
     writers.check(config.log)
+    results.check(path)
     if checkpoints.begun(path / "checkpoints"):  # else nothing was done there that another config could spoil
         workdir.check(path, config)
     with distributed.together(), jax.set_mesh(run.mesh), contextlib.ExitStack() as stack:

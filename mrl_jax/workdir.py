@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import socket
@@ -13,7 +12,7 @@ import jax
 import ml_collections
 
 from mrl_jax import config as configs
-from mrl_jax.writers import write_json
+from mrl_jax.writers import read_object, write_json
 
 
 @contextlib.contextmanager
@@ -67,11 +66,7 @@ def read_config(workdir: os.PathLike | str) -> Mapping[str, Any]:
 
     Raises:
       ValueError: if the file is damaged.
+      OSError: if it cannot be read.
     """
     path = pathlib.Path(workdir) / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): restore it from `config` in a checkpoint's manifest.json"
-        ) from error
+    return read_object(path, "restore it from `config` in a checkpoint's manifest.json")

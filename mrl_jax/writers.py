@@ -28,10 +28,14 @@ class JsonLines:
     """
 
     def __init__(self, path: os.PathLike | str, *, first_step: int = 0):
-        """Appends to `path`, after dropping what an interrupted run wrote beyond the step it resumes from."""
+        """Appends to `path`, after dropping what an interrupted run wrote beyond the step it resumes from.
+
+        Raises:
+          ValueError, OSError: see `read_metrics`.
+        """
         self._path = pathlib.Path(path)
         if self._path.exists():
-            kept = [line for line in read_lines(self._path) if line["step"] <= first_step]
+            kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
             if first_step == 0:
                 kept = []
             unfinished = self._path.with_suffix(".tmp")
@@ -145,6 +149,41 @@ def read_lines(path: os.PathLike | str) -> list[dict[str, Any]]:
             if number < len(lines) - 1:
                 raise ValueError(f"{path}, line {number + 1} is not JSON: {line[:80]!r}") from None
     return objects
+
+
+def read_metrics(path: os.PathLike | str) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`.
+
+    Raises:
+      ValueError: for a line that has no step.
+      OSError: if it cannot be read.
+    """
+    try:
+        lines = read_lines(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror}): move it away") from error
+    for line in lines:
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ValueError(f"{path} has a line without a step, {json.dumps(line)[:80]}: move the file away")
+    return lines
+
+
+def read_object(path: os.PathLike | str, remedy: str) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+      ValueError: if it is damaged, with what to do.
+      OSError: if it cannot be read, likewise.
+    """
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object: {remedy}")
+    return value
 
 
 def write_json(path: os.PathLike | str, value: Any) -> None:

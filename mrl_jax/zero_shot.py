@@ -73,6 +73,7 @@ def main(argv: list[str]) -> None:
     path, templates = pathlib.Path(options.workdir), options.template or ["{}"]
     evaluator.check_templates("--template", templates)
     step = trained.choose_step(path, options.step)
+    results.check(path)
     config = trained.config_of(path, step, data_dir=options.data_dir)
     training = trained.config_of(path, step, data_dir=options.train_data_dir)
     if config.data.kind != "image_text":

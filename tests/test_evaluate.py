@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 from test_embed import save_checkpoint
 
-from mrl_jax import evaluate, results, trained
+from mrl_jax import evaluate, report, results, train, trained, workdir
 from mrl_jax.data import sources
 from mrl_jax.models import heads
 from mrl_jax.nesting import Nesting
@@ -60,3 +61,30 @@ def test_other_dims_of_the_same_model_stay_in_the_file(tmp_path, monkeypatch):
     assert [line[-11:] for line in found["command"].split("\n")] == ["--dims=8,16", "--dims=8,12"]
     for other in ({"recalibrated": 3}, {"step": 6}):
         assert run("--dims=16", {"top1@16": 0.1}, **other) == {"top1@16": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results", "", r"/results is no folder: move it away"),
+        ("plots", "", r"/plots is no folder: move it away"),
+        ("results/knn.json", '{"values"', r"knn\.json is not valid JSON .*: move it away"),
+        ("results/knn.json", "[]", r"knn\.json holds no JSON object: move it away"),
+        ("results/knn.json", "{}", r"knn\.json holds no values: move it away"),
+    ],
+)
+def test_where_results_cannot_be_written_nothing_is_begun(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr(train, "begin", None)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        train.train(tiny.config(), tmp_path)
+
+
+def test_a_damaged_config_is_told_with_its_remedy(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json holds no JSON object: restore it"):
+        workdir.read_config(tmp_path)
+    (tmp_path / "results").mkdir()
+    with pytest.raises(ValueError, match=r"config\.json holds no JSON object: move it away"):
+        report.refresh(tmp_path)

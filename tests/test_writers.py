@@ -37,6 +37,33 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
         writers.read_lines(path)
 
 
+@pytest.mark.parametrize("line", ['{"loss": 1.0}', "[]", "3"])
+def test_a_line_without_a_step_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has a line without a step, .*: move the file away") as error:
+        writers.JsonLines(path, first_step=2)
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        ("[]", ValueError, "holds no JSON object"),
+        ('{"a"', ValueError, "is not valid JSON"),
+        (None, OSError, "cannot be read"),
+    ],
+)
+def test_a_damaged_object_or_a_folder_is_told_with_its_remedy(tmp_path, content, kind, message):
+    path = tmp_path / "x"
+    path.write_text(content) if content else path.mkdir()
+    with pytest.raises(kind, match=rf"/x {message}.*: restore it"):
+        writers.read_object(path, "restore it")
+    if content is None:
+        with pytest.raises(kind, match=r"/x cannot be read \(Is a directory\): move it away"):
+            writers.JsonLines(path)
+
+
 def test_what_is_not_finite_is_null(tmp_path):
     writer = writers.JsonLines(tmp_path / "m.jsonl")
     writer.write(1, {"a": float("nan"), "b": 1.0})
