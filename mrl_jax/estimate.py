@@ -1,4 +1,4 @@
-"""What a run will cost, known before it starts: `python -m mrl_jax.train --config=... --dry_run`. Writes nothing."""
+"""What a run will cost, known before it starts: `python -m mrl_jax.train --config=... --dry_run`. Makes no workdir."""
 
 import collections
 import contextlib
@@ -58,7 +58,12 @@ def report(
       classes: plan for images of so many classes, where the data is not there yet.
       accelerator: what the devices will be, a name of `flops.ACCELERATORS`.
       mfu: the share of its peak to expect.
+
+    Raises:
+      ValueError: for less than one device, or what the config has wrong.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"--devices={count} must be at least 1; leave it out for those of the mesh")
     found = devices(wanted_devices(config, count))
     if classes:
         config.data.name = f"synthetic:size=512,channels=3,classes={classes},examples={classes}"

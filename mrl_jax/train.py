@@ -247,7 +247,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "A file of configs/, as configs/x.py:mode.", lock_config=True)
     flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, results, plots. Rerun to continue.")
     flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
-    flags.DEFINE_bool("dry_run", False, "Print what the run would cost, and end: nothing is written.")
+    flags.DEFINE_bool("dry_run", False, "Print what a run would cost: no workdir is made; embedded data are prepared.")
     flags.DEFINE_integer("devices", None, "With --dry_run: plan for so many devices; by default those of the mesh.")
     flags.DEFINE_enum("accelerator", "h100", list(flops.ACCELERATORS), "With --dry_run: what the devices will be.")
     flags.DEFINE_float("mfu", 0.35, "With --dry_run: the share of the accelerator's peak to expect, 0 to 1.")

@@ -84,6 +84,12 @@ def test_what_is_told(ran):
     assert "does not fit" in estimate.describe(run, big, "v5e", 0.5)
 
 
+@pytest.mark.parametrize("count", [0, -2])
+def test_less_than_one_device_is_refused(count):
+    with pytest.raises(ValueError, match=rf"--devices={count} must be at least 1"):
+        estimate.report(tiny.config(), count, None, "h100", 0.35)
+
+
 def test_the_command_plans_for_more_devices_than_there_are_and_writes_nothing(tmp_path):
     arguments = ("--dry_run", "--config.mesh.data=8", "--config.mesh.model=3", "--accelerator=h100")
     ops = ("--config.data.train_ops=decode(1)", "--config.data.eval_ops=decode(1)")
