@@ -16,13 +16,14 @@ from mrl_jax.distributed import LostProcessError
 _PACKAGE = pathlib.Path(__file__).parent
 
 
-def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
+def run(main: Callable[[list[str]], None], *, words: bool = False, resumes: str = "") -> None:
     """app.run(main), errors of the command line, those raised by this package and a lack of memory printed alone on
-    stderr (exit status 1); any other with its traceback.
+    stderr (exit status 1), Ctrl-C likewise (130); any other with its traceback.
 
     Args:
       main: the command.
       words: whether it takes words that are no options; else they are an error.
+      resumes: how it goes on after Ctrl-C, for what is printed then.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -31,6 +32,8 @@ def run(main: Callable[[list[str]], None], *, words: bool = False) -> None:
                 _check_words(argv[1:])
             _check_folders()
             main(argv)
+        except KeyboardInterrupt:
+            _end("interrupted" + (f": {resumes}" if resumes else ""), 130)
         except MemoryError as error:
             reason = f" ({error})" if str(error) else ""
             _end(f"error: out of memory{reason}: lower batch_size or data.eval_batch_size", 1)

@@ -63,4 +63,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("block_rows", extract.BLOCK_ROWS, "Rows between two points to continue from after a kill.")
     flags.DEFINE_enum("multihost", "auto", ["auto", "on", "off"], "Whether to join other processes (README).")
     flags.mark_flags_as_required(["workdir", "out"])
-    commands.run(main)
+    commands.run(main, resumes="the same command continues")

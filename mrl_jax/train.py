@@ -253,4 +253,4 @@ if __name__ == "__main__":
     flags.DEFINE_float("mfu", 0.35, "With --dry_run: the share of the accelerator's peak to expect, 0 to 1.")
     flags.DEFINE_integer("classes", None, "With --dry_run, if the data is not there yet: plan for so many classes.")
     flags.mark_flag_as_required("config")
-    commands.run(main)
+    commands.run(main, resumes="the same command continues from the last checkpoint")

@@ -74,3 +74,11 @@ def test_a_folder_has_a_name_and_is_no_address(run, name):
             f"error: --{name}={value} is an address: mount it, and name a folder there\n",
         )
     assert run(f"--{name}=") == (1, f"error: --{name}= is empty: name a folder; the current one is --{name}=.\n")
+
+
+def test_ctrl_c_is_one_line_and_status_130(run):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert run(main=main) == (130, "interrupted\n")
+    assert run(main=main, resumes="again") == (130, "interrupted: again\n")
