@@ -1,5 +1,6 @@
 """The input side of a config: its data, what becomes of a record by the kind of data, and the shapes of a batch."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def batches(
     stages = []
     labels = (source.max_labels,) if source.max_labels > 1 else ()
     for first, transform in of(config, source).train:
-        batch = _abstract(transform, source, config.batch_size)
+        batch = _abstract(transform, source, config.batch_size, "data.train_ops")
         stages.append((first, batch | {"label": jax.ShapeDtypeStruct((config.batch_size, *labels), np.int32)}))
     return stages
 
@@ -64,11 +65,16 @@ def batches(
 def eval_batch(config: ml_collections.ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """What a model sees of a batch of data.eval_split, abstract."""
     source = eval_source(config, config.data.eval_split)
-    return model_inputs(_abstract(of(config, source).evaluation, source, config.data.eval_batch_size))
+    transform, rows = of(config, source).evaluation, config.data.eval_batch_size
+    return model_inputs(_abstract(transform, source, rows, "data.eval_ops"))
 
 
-def _abstract(transform: pipeline.Transform, source: sources.Source, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    record = transform(source.records[0], np.random.default_rng(0))
+def _abstract(
+    transform: pipeline.Transform, source: sources.Source, rows: int, field: str
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of records like the first; where they have images, `field` names the operations that fail on it."""
+    with naming(field) if "image" in transform.fields else contextlib.nullcontext():
+        record = transform(source.records[0], np.random.default_rng(0))
     return {name: jax.ShapeDtypeStruct((rows, *record[name].shape), record[name].dtype) for name in transform.fields}
 
 

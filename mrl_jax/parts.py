@@ -182,6 +182,10 @@ def _check_shape(
     """Raises ValueError, naming the field, for images that the model of the first batch does not take."""
     if "image" not in other or other["image"].shape[1:] == batch["image"].shape[1:]:
         return
+    made, shown = batch["image"].shape[1:], other["image"].shape[1:]
+    told = f"{field}: a model made for images of {made} does not take {shown}"
+    if made[-1] != shown[-1]:
+        raise ValueError(f"{told}: data.train_ops and {field} must give the same channels, as by decode(3) in both")
     try:
         jax.eval_shape(
             lambda s, b: model.apply(step.variables_of(s), b, train=True, rngs={"dropout": jax.random.key(0)})[0],
@@ -190,8 +194,7 @@ def _check_shape(
         )
     except Exception as error:  # Linen's own types, by module
         raise ValueError(
-            f"{field}: a model made for images of {batch['image'].shape[1:]} does not take "
-            f"{other['image'].shape[1:]} ({error}); a ViT needs model.posemb='sincos2d' for another size"
+            f"{told} ({str(error).splitlines()[0]}); a ViT needs model.posemb='sincos2d' for another size"
         ) from error
 
 

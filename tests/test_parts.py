@@ -53,7 +53,14 @@ def test_a_label_out_of_range_is_found_before_anything_is_compiled(tmp_path, spl
         ({"accumulate": 4}, r"accumulate=4: batch_size=16 is not divisible by 4 microbatches x 8 devices.*of 32"),
         ({"optim__no_decay": "bn|("}, r"optim\.no_decay: 'bn\|\(' is no regular expression"),
         ({"optim__freeze": "*head"}, r"optim\.freeze: '\*head' is no regular expression"),
-        ({"data__eval_ops": "decode(3)"}, r"data\.eval_ops: a model made for images of .* does not take"),
+        (
+            {"data__train_ops": "decode(3)"},
+            r"^data\.eval_ops: a model made for images of \(16, 16, 3\) does not take "
+            r"\(16, 16, 1\): data\.train_ops and data\.eval_ops must give the same channels[^\n]*$",
+        ),
+        ({"data__eval_ops": "decode|resize_small(32)"}, r"^data\.eval_ops: .* not take \(32, .*'sincos2d'[^\n]*$"),
+        ({"data__train_ops": "decode|random_crop(64)"}, r"^data\.train_ops: .*64"),
+        ({"data__eval_ops": "decode|random_crop(64)"}, r"^data\.eval_ops: .*64"),
         ({"loss__chunk": -1}, r"loss\.chunk=-1 must be at least 0"),
         ({"accumulate": 0}, "accumulate=0 must be at least 1"),
         ({"nan_policy": "ignore"}, "nan_policy='ignore' is not one of"),
