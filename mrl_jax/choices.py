@@ -37,6 +37,8 @@ def naming(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{what}: {error}") from error
 
 
 def is_like(value: Any, default: Any) -> bool:

@@ -279,6 +279,8 @@ def test_an_evaluator_without_needs_is_taken(monkeypatch):
 def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path, name, message):
     with pytest.raises(FileNotFoundError, match=message):
         parts.assemble(tiny.config(data__name=name, data__dir=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=rf"^data\.name='{name}', data\.train_split='train': "):
+        parts.assemble(tiny.config(data__name=name, data__dir=str(tmp_path)))
 
 
 def test_the_command_prints_one_line(tmp_path):
