@@ -180,3 +180,11 @@ def test_another_config_is_refused_naming_the_fields(uninterrupted):
     output = command.finish(command.train(uninterrupted, "--config.optim.lr=0.5", "--config.log.every=2"), expect=1)
     assert "optim.lr: 0.01 -> 0.5" in output
     assert "log.every" not in output
+
+
+def test_ctrl_c_ends_the_command_and_its_workers_in_one_line(tmp_path):
+    process = command.train(tmp_path, "--config.data.workers=2", "--config.total_steps=1000000")
+    command.kill_when(process, lambda: bool(command.logged(tmp_path)), signal.SIGINT)
+    output = command.finish(process, expect=130)
+    assert output.rstrip().endswith("interrupted: the same command continues from the last checkpoint")
+    assert "Traceback" not in output

@@ -8,6 +8,7 @@ processes, nor that of workers, nor where a run was resumed, changes any batch.
 import dataclasses
 import pathlib
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -287,8 +288,14 @@ def _iterate(batch: Any, start: int, stop: int, workers: int, prefetch: int) -> 
         shared = _SHARED_FROM if _has_room(workers * (each + 2) * batch.nbytes) else _FOREVER
         options = grain.experimental.DatasetOptions(min_shm_size=shared)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=each))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=each)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
     return iter(dataset)
+
+
+def _ignore_interrupts(*_: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the one that has the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _has_room(nbytes: int) -> bool:
