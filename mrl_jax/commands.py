@@ -8,17 +8,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mrl_jax.distributed import LostProcessError
 
 _PACKAGE = pathlib.Path(__file__).parent
+_MORE_DEVICE_MEMORY = (
+    "lower batch_size or data.eval_batch_size, raise accumulate or mesh.fsdp, or set model.remat where a model has it"
+)
 
 
 def run(main: Callable[[list[str]], None], *, words: bool = False, resumes: str = "") -> None:
-    """app.run(main), errors of the command line, those raised by this package and a lack of memory printed alone on
-    stderr (exit status 1), Ctrl-C likewise (130); any other with its traceback.
+    """app.run(main), errors of the command line, those raised by this package and a lack of memory, the host's or a
+    device's, printed alone on stderr (exit status 1), Ctrl-C likewise (130); any other with its traceback.
 
     Args:
       main: the command.
@@ -38,6 +42,8 @@ def run(main: Callable[[list[str]], None], *, words: bool = False, resumes: str 
             reason = f" ({error})" if str(error) else ""
             _end(f"error: out of memory{reason}: lower batch_size or data.eval_batch_size", 1)
         except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                _end(f"error: {str(error).splitlines()[0]}: {_MORE_DEVICE_MEMORY}", 1)
             if _PACKAGE not in pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents:
                 raise
             if isinstance(error, LostProcessError):

@@ -1,5 +1,6 @@
 """What every command refuses, and how it ends."""
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -64,6 +65,15 @@ def test_a_lack_of_memory_is_one_line_with_what_to_lower(run):
     status, said = run(main=lambda argv: np.zeros(2**60, np.uint8))
     assert (status, said.count("\n")) == (1, 1)
     assert said.startswith("error: out of memory (Unable to allocate")
+
+
+def test_a_lack_of_device_memory_is_one_line_with_what_to_change(run):
+    def main(argv):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 68719476736 bytes.\nBFC")
+
+    status, said = run(main=main)
+    assert (status, said.count("\n")) == (1, 1)
+    assert said.startswith("error: RESOURCE_EXHAUSTED: Out of memory allocating 68719476736 bytes.: lower batch_size")
 
 
 @pytest.mark.parametrize("name", ["workdir", "out"])
