@@ -41,6 +41,7 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.data.mean, c.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     c.data.workers = 16
 
+    # As the paper's code has it: the norms of shortcuts (downsample_1) and the biases of heads are decayed.
     c.optim = {**defaults.sgd(0.425), "weight_decay": 1e-4, "no_decay": "/bn"}
     c.schedule = {"name": "piecewise_linear", "points": ((0.0, 1e-4), (2 / 40, 1.0), (1.0, 0.0))}
 
