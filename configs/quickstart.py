@@ -25,7 +25,8 @@ def get_config(mode: str = "mrl") -> ml_collections.ConfigDict:
     c.model = {**defaults.resnet("10"), "base_width": 32}
     c.data.train_ops = "decode|random_shift(4)|rand_augment(1,5)"
 
-    c.optim = {**defaults.adamw(3e-3), "weight_decay": 0.05, "no_decay": "bn"}  # but those of shortcuts, as in imagenet_resnet50
+    # As in imagenet_resnet50, the norms of shortcuts are decayed.
+    c.optim = {**defaults.adamw(3e-3), "weight_decay": 0.05, "no_decay": "bn"}
     c.schedule.warmup_steps = 50
     c.checkpoint.every = 200
     return defaults.apply_mode(c, mode, size=32, channels=1)
