@@ -56,7 +56,9 @@ class Plan(NamedTuple):
     the memory of the kernel's gradient (D x C), which is not needed before. Where `cosine` is set, the logits are the
     cosines of each prefix with the columns of its kernel, and biases have no part in them. Where `turned` is set, a
     kernel lies as (C, D), as a table of embeddings does: turning it, and its gradient, would copy both. Logits lie
-    as (c, B) then: residuals that lie as (B, c) would be turned for each level's product with the features.
+    as (c, B) then: residuals that lie as (B, c) would be turned for each level's product with the features. Where
+    `ordered` is set, a level's product waits for that of the level before: XLA's schedule for CPUs begins all of them
+    at once, and with their scratch memory all over the heap a process takes new pages at more of its first calls.
     """
 
     criterion: Criterion
@@ -68,6 +70,7 @@ class Plan(NamedTuple):
     keeps: bool
     cosine: bool = False
     turned: bool = False
+    ordered: bool = False
 
     @property
     def even(self) -> bool:
@@ -153,7 +156,8 @@ def make_plan(
     keeps = jax.default_backend() == "cpu" and plan.tied and not cosine and head.kernels[0].dtype == jnp.float32
     # Rows that lie on several devices have no place in an array without them; one chunk the compiler keeps by itself.
     keeps = keeps and max(mesh.size, 1) == shards and rows <= nesting.full and chunk < plan.width
-    return plan._replace(chunk=chunk, keeps=keeps)
+    ordered = jax.default_backend() == "cpu" and plan.tied and chunk == plan.width
+    return plan._replace(chunk=chunk, keeps=keeps, ordered=ordered)
 
 
 def product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:

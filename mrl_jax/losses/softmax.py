@@ -40,9 +40,12 @@ class Softmax(NamedTuple):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
         position = tile.position(targets)
         is_label = tile.is_label(targets)
-        rivals = [jnp.where(is_label, -jnp.inf, a).max(axis=tile.axis) for a in logits]
-        rival = jnp.maximum(stats.rival, jnp.stack(rivals))
-        terms = [_below(tile.rows(rival[g]), a, is_label).sum(axis=tile.axis) for g, a in enumerate(logits)]
+        # Level by level, and stacked at last: none waits for the products of those after it.
+        without = jnp.where(is_label, -jnp.inf, 0.0)
+        rivals = [(a + without).max(axis=tile.axis) for a in logits]
+        rivals = [jnp.maximum(before, now) for before, now in zip(stats.rival, rivals)]
+        terms = [_below(tile.rows(r), a, is_label).sum(axis=tile.axis) for r, a in zip(rivals, logits)]
+        rival = jnp.stack(rivals)
         sumexp = jnp.stack(terms) + stats.sumexp * jnp.exp(stats.rival - rival)
         inside = (position >= 0) & (position < tile.size)
         own = [jnp.take_along_axis(a, position, axis=tile.axis, mode="clip") for a in logits]

@@ -322,3 +322,16 @@ def test_untied_needs_one_head_per_dim():
     (z, kernels, biases), labels = problem("untied")
     with pytest.raises(ValueError, match="3 kernels and 4 biases for 4 dims"):
         losses.nested_softmax_untied(z, kernels[1:], biases, labels, NESTING)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_leaves_the_gradient_of_the_others_alone(value):
+    """The products of the levels wait for one another by what they hold of the first row."""
+    rng = np.random.default_rng(0)
+    z, kernel = jnp.float32(rng.normal(size=(6, 32))), jnp.float32(rng.normal(size=(32, 10)))
+    labels = jnp.arange(6)
+
+    def gradient(z):
+        return jax.grad(lambda z: losses.nested_softmax(z, kernel, None, labels, Nesting((4, 8, 32))).total)(z)
+
+    np.testing.assert_array_equal(gradient(z.at[0].set(value))[1:], gradient(z)[1:])
