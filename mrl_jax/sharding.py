@@ -5,6 +5,7 @@ gathered when used) and `model` (the classes of the heads). A batch is split ove
 """
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def _outermost_slices(devices: Sequence[jax.Device]) -> np.ndarray:
 
 def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size", microbatches: int = 1) -> None:
     """Raises ValueError unless every device of the batch axes gets the same number of rows of every microbatch."""
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    shards = _shards(mesh)
     if batch_size < 1 or batch_size % shards:
         raise ValueError(
             f"{field}={batch_size} is not divisible by the {shards} devices of mesh axes data x fsdp "
@@ -64,6 +65,11 @@ def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size", microbat
             f"accumulate={microbatches}: {field}={batch_size} is not divisible by {microbatches} microbatches x "
             f"{shards} devices: use a multiple of {microbatches * shards}"
         )
+
+
+def _shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -126,7 +132,7 @@ def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The rows of a batch that `rows_of_process` names, put on this process's devices as its part of the batch."""
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    shards = _shards(mesh)
     held, sharding = len(rows_of_process(shards, mesh)), of_batch(mesh)
 
     def put(rows: np.ndarray) -> jax.Array:

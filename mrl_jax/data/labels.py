@@ -13,6 +13,7 @@ from mrl_jax.data import array_records
 from mrl_jax.data.sources import Concatenated, Source
 
 _CHUNK = 1024
+_checked: set[pathlib.Path] = set()  # by `_cache`: a run names its splits again for every evaluator
 
 
 def read(source: Source) -> np.ndarray:
@@ -45,8 +46,10 @@ def check(source: Source) -> None:
     `prepare` has; labels of other shards are read once, and kept beside them where they can be.
     """
     for part in source.records.parts if isinstance(source.records, Concatenated) else (source,):
-        if part.class_counts is None and isinstance(part.records, array_records.Records):
+        shards = _cache(part) if part.class_counts is None else None
+        if shards is not None and shards not in _checked:
             read(part)
+            _checked.add(shards)
 
 
 def field(source: Source, name: str) -> np.ndarray:

@@ -81,7 +81,7 @@ class FeatureStore:
         rows = []
         for batch in self._batches(split):
             # Labels travel with the images: a process's rows are where the mesh has its devices.
-            arrays = self._to_devices({name: x for name, x in batch.items() if name != "index"})
+            arrays = self._to_devices({name: x for name, x in batch.items() if name not in ("index", "targets")})
             z, out = self._embed(self._variables, _inputs(arrays))
             if not rows:
                 self._head = _whole({name: x for name, x in out.items() if name.startswith("head/")})

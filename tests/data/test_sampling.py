@@ -137,6 +137,9 @@ def test_labels_of_a_folder_that_cannot_be_written_are_read_each_time(shards, mo
     source = sources.load(f"array_record:{shards}", "train", data_dir=shards)
     assert labels.read(source).sum() == 8
     assert not list(shards.glob(".labels-*"))
+    labels.check(source)
+    monkeypatch.setattr(array_records.Records, "__getitem__", lambda *_: pytest.fail("read again"))
+    labels.check(sources.load(f"array_record:{shards}", "train", data_dir=shards))
 
 
 def test_a_label_out_of_range_is_named():
