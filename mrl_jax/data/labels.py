@@ -31,8 +31,8 @@ def read(source: Source) -> np.ndarray:
         if not all(0 <= label < source.num_classes for label in several):
             raise ValueError(
                 f"dataset {source.name!r} split {source.split!r}: record {index} has the label "
-                f"{several[0] if len(several) == 1 else several}, not in [0, num_classes={source.num_classes}); prepare "
-                "the dataset again, with all its classes"
+                f"{several[0] if len(several) == 1 else several}, not in [0, num_classes={source.num_classes}); "
+                "prepare the dataset again, with all its classes"
             )
     label_N = _rarest(labels)
     if cache is not None:

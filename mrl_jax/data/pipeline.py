@@ -77,8 +77,8 @@ def train_batches(
       and workers.
 
     Raises:
-      ValueError: for rows that are not of the batch, an empty source; and, at the batch that holds it, for a record that
-        cannot be read or decoded, or a label out of range.
+      ValueError: for rows that are not of the batch, an empty source; and, at the batch that holds it, for a record
+        that cannot be read or decoded, or a label out of range.
     """
     rows = _rows(source, batch_size, rows)
     if not 0 <= seed < 2**64 or start_step < 0:
