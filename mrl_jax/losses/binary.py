@@ -16,11 +16,13 @@ from mrl_jax.nesting import Nesting
 class Binary(NamedTuple):
     """The criterion sum over c of softplus(logit_c) - target_c logit_c; its running sum needs no maximum."""
 
+    label_apart = False
+
     def start(self, shape):
         """No class seen."""
         return jnp.zeros(shape)
 
-    def update(self, stats, logits, targets, tile: Tile):
+    def update(self, stats, logits, label, targets, tile: Tile):
         """Adds the terms of a chunk."""
         t = tile.cut(targets).astype(jnp.float32)
         return stats + jnp.stack([(jax.nn.softplus(a) - t * a).sum(axis=1) for a in logits])

@@ -57,6 +57,16 @@ class Tile(NamedTuple):
         """The column of each label in the chunk, (B, 1): not in 0..size-1 if the label lies elsewhere."""
         return self.rows(labels_B.astype(jnp.int32)) - self.first
 
+    def hide(self, logits: jax.Array, labels_B: jax.Array) -> jax.Array:
+        """Logits (B, c) with -inf in each label's place."""
+        return jnp.where(self.is_label(labels_B), -jnp.inf, logits)
+
+    def pick(self, logits: jax.Array, labels_B: jax.Array) -> jax.Array:
+        """Each label's own of the logits (B, c), (B,): 0 for one that is not in the chunk."""
+        position = self.position(labels_B)
+        found = jnp.take_along_axis(logits, position, axis=self.axis, mode="clip")
+        return jnp.where((position >= 0) & (position < self.size), found, 0.0).squeeze(self.axis)
+
     def is_label(self, labels_B: jax.Array) -> jax.Array:
         """Where in the chunk each label is, (B, c) bool."""
         return self.position(labels_B) == jnp.expand_dims(jnp.arange(self.size), 1 - self.axis)

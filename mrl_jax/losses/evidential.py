@@ -54,11 +54,13 @@ class Dirichlet(NamedTuple):
     kl_weight: float
     n_classes: int
 
+    label_apart = False
+
     def start(self, shape):
         """No class seen."""
         return _Statistics(jnp.full(shape, -jnp.inf), *jnp.zeros((3, *shape)))
 
-    def update(self, stats, logits, targets, tile: Tile):
+    def update(self, stats, logits, label, targets, tile: Tile):
         """Adds the terms of a chunk."""
         is_label = tile.is_label(targets)
 
@@ -222,7 +224,7 @@ def _evidential(plan: Plan, logits_BxK: jax.Array, labels_B: jax.Array):
 
 def _forward(plan: Plan, logits: jax.Array, labels: jax.Array):
     def step(stats, tile):
-        return plan.criterion.update(stats, [tile.cut(logits).astype(jnp.float32)], labels, tile)
+        return plan.criterion.update(stats, [tile.cut(logits).astype(jnp.float32)], None, labels, tile)
 
     stats = plan.fold(step, plan.criterion.start((1, len(labels))))
     (loss,), known, saved = plan.criterion.finish(stats, plan, None, None, labels)

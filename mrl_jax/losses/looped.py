@@ -15,16 +15,20 @@ from mrl_jax.losses.plan import Head, Plan, product, unwritten
 def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     """The criterion's statistics of all classes at hand, and the logits that are kept, in the place of the head."""
     z_GxBxm, levels = _split(plan, z), jnp.arange(len(plan.nesting))
+    apart = plan.criterion.label_apart
 
     def step(carry, tile):
-        def level(logits, x):
-            g, z_Bxm, own = x
-            logits = logits + product(z_Bxm, _rows(plan, head, tile, g), (1, 0))
-            own = plan.criterion.update(jax.tree.map(lambda s: s[None], own), [logits], targets, tile)
-            return logits, jax.tree.map(lambda s: s[0], own)
+        def level(state, x):
+            (logits, label), (g, z_Bxm, own) = state, x
+            part = product(z_Bxm, _rows(plan, head, tile, g), (1, 0))
+            logits, label = logits + part, label + tile.pick(part, targets) if apart else None
+            own = jax.tree.map(lambda s: s[None], own)
+            own = plan.criterion.update(own, [logits], label[None] if apart else None, targets, tile)
+            return (logits, label), jax.tree.map(lambda s: s[0], own)
 
-        bias = jnp.broadcast_to(tile.cut(head.biases[0]).astype(jnp.float32)[None], (z.shape[0], tile.size))
-        logits, stats = lax.scan(level, bias, (levels, z_GxBxm, carry[0]))
+        logits = jnp.broadcast_to(tile.cut(head.biases[0]).astype(jnp.float32)[None], (z.shape[0], tile.size))
+        state = (tile.hide(logits, targets), tile.pick(logits, targets)) if apart else (logits, None)
+        (logits, _), stats = lax.scan(level, state, (levels, z_GxBxm, carry[0]))
         kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits),)) if plan.keeps else None
         return stats, kept
 
@@ -55,6 +59,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             logits = tile.cut(carry[1], 0, z.shape[0])
         else:
             logits = product(z, tile.cut(kernel), (1, 0)) + tile.cut(bias).astype(jnp.float32)[None]
+            logits = tile.hide(logits, targets) if plan.criterion.label_apart else logits
         state = logits, jnp.zeros_like(logits), *carry[:2]
         _, r, dz, d_kernel = lax.fori_loop(0, last + 1, level, state)
         return dz, d_kernel, tile.put(carry[2], r.sum(axis=0))

@@ -69,11 +69,12 @@ class Margin(NamedTuple):
     scale: float
     n_classes: int
 
+    label_apart = True
     start = Softmax.start
 
-    def update(self, stats, logits, targets, tile: Tile):
+    def update(self, stats, logits, label, targets, tile: Tile):
         """That of the softmax, of scaled cosines."""
-        return Softmax.update(self, stats, [self.scale * c for c in logits], targets, tile)
+        return Softmax.update(self, stats, [self.scale * c for c in logits], self.scale * label, targets, tile)
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes, and makes the label's logit harder; `correct` is without the margin."""

@@ -28,14 +28,20 @@ class Head(NamedTuple):
 class Criterion(Protocol):
     """What a loss does with logits; hashable. c counts the classes of a chunk, S are statistics of its choice.
 
-    Logits are (B, c), and (c, B) in a tile that is `turned`.
+    Logits are (B, c), and (c, B) in a tile that is `turned`. A criterion whose `label_apart` is set sees -inf in the
+    place of the label's own logit: hidden once, in the first level's product, it stays so in the sums of all levels.
     """
+
+    label_apart: bool
 
     def start(self, shape: tuple[int, int]):
         """S before any class is seen, from (G, B)."""
 
-    def update(self, stats, logits: list[jax.Array], targets: jax.Array, tile: Tile):
-        """S after a chunk, from its logits: G arrays (B, c), float32."""
+    def update(self, stats, logits: list[jax.Array], label: jax.Array | None, targets: jax.Array, tile: Tile):
+        """S after a chunk, from its logits: G arrays (B, c), float32.
+
+        Where the label is apart, `label` (G, B) are its own logits, 0 for a label that is not in the chunk; else None.
+        """
 
     def finish(self, stats, plan: "Plan", z_BxD: jax.Array, head: Head, targets: jax.Array):
         """Per-example losses (G, B); `correct` and the `known` of a NestedLoss by name; what `residual` needs: (G, ...)
@@ -57,8 +63,8 @@ class Plan(NamedTuple):
     cosines of each prefix with the columns of its kernel, and biases have no part in them. Where `turned` is set, a
     kernel lies as (C, D), as a table of embeddings does: turning it, and its gradient, would copy both. Logits lie
     as (c, B) then: residuals that lie as (B, c) would be turned for each level's product with the features. Where
-    `ordered` is set, a level's product waits for that of the level before: XLA's schedule for CPUs begins all of them
-    at once, and with their scratch memory all over the heap a process takes new pages at more of its first calls.
+    `ordered` is set, a level's product waits for that two levels before: XLA's schedule for CPUs begins all of them at
+    once, and with their scratch memory all over the heap a process takes new pages at more of its first calls.
     """
 
     criterion: Criterion

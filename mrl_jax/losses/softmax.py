@@ -29,6 +29,7 @@ class _Statistics(NamedTuple):
 class Softmax(NamedTuple):
     """The criterion -sum over c of target_c log softmax(logits)_c, target = (1 - s) onehot(label) + s/C."""
 
+    label_apart = True
     label_smoothing: float
     n_classes: int
 
@@ -36,21 +37,14 @@ class Softmax(NamedTuple):
         """No class seen."""
         return _Statistics(jnp.full(shape, jnp.finfo(jnp.float32).min), jnp.zeros(shape), jnp.zeros(shape))
 
-    def update(self, stats, logits, targets, tile: Tile):
+    def update(self, stats, logits, label, targets, tile: Tile):
         """Online log-sum-exp: the sum is rescaled to each new maximum."""
-        position = tile.position(targets)
-        is_label = tile.is_label(targets)
         # Level by level, and stacked at last: none waits for the products of those after it.
-        without = jnp.where(is_label, -jnp.inf, 0.0)
-        rivals = [(a + without).max(axis=tile.axis) for a in logits]
-        rivals = [jnp.maximum(before, now) for before, now in zip(stats.rival, rivals)]
-        terms = [_below(tile.rows(r), a, is_label).sum(axis=tile.axis) for r, a in zip(rivals, logits)]
+        rivals = [jnp.maximum(before, a.max(axis=tile.axis)) for before, a in zip(stats.rival, logits)]
+        terms = [exp(a - tile.rows(r)).sum(axis=tile.axis) for r, a in zip(rivals, logits)]
         rival = jnp.stack(rivals)
         sumexp = jnp.stack(terms) + stats.sumexp * jnp.exp(stats.rival - rival)
-        inside = (position >= 0) & (position < tile.size)
-        own = [jnp.take_along_axis(a, position, axis=tile.axis, mode="clip") for a in logits]
-        own = jnp.stack([jnp.where(inside, label, 0.0).squeeze(tile.axis) for label in own])
-        return _Statistics(rival, sumexp, stats.label + own)
+        return _Statistics(rival, sumexp, stats.label + label)
 
     def finish(self, stats, plan: Plan, z_BxD, head, targets):
         """Merges the shards of the classes; saves the largest rival's logit, its probability and that of all rivals."""
@@ -70,16 +64,10 @@ class Softmax(NamedTuple):
         No factor is left for the end, after `where`: the compiler would compute the exponentials again for every use.
         """
         rival_Bx1, share_Bx1, rivals_Bx1 = map(tile.rows, saved)
-        is_label = tile.is_label(targets)
         even = self.label_smoothing / self.n_classes
         label_Bx1 = scale * (self.label_smoothing - even - rivals_Bx1)
-        elsewhere = _below(rival_Bx1, logits, is_label) * (scale * share_Bx1) - scale * even
-        return jnp.where(is_label, label_Bx1, elsewhere)
-
-
-def _below(rival_Bx1: jax.Array, logits_Bxc: jax.Array, is_label_Bxc: jax.Array) -> jax.Array:
-    """The rivals' exponentials below the largest of them, 0 in the label's place."""
-    return jnp.where(is_label_Bxc, 0.0, exp(logits_Bxc - rival_Bx1))
+        elsewhere = exp(logits - rival_Bx1) * (scale * share_Bx1) - scale * even
+        return jnp.where(tile.is_label(targets), label_Bx1, elsewhere)
 
 
 def merge_rivals(plan: Plan, stats: _Statistics) -> tuple[jax.Array, jax.Array]:

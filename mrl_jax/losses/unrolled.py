@@ -9,15 +9,18 @@ import jax.numpy as jnp
 from mrl_jax.losses.chunks import Tile
 from mrl_jax.losses.plan import Head, Plan, unwritten
 
+# Products of levels under way at once in a plan that is `ordered`: narrow ones leave a core idle, see `Plan`.
+_TOGETHER = 2
+
 
 def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
     """The criterion's statistics of all classes at hand, and the logits that are kept, in the place of the head."""
     z_blocks = _split(plan, z)
 
     def step(carry, tile):
-        logits, _ = _logits(plan, z_blocks, head, tile)
+        logits, label, _ = _logits(plan, z_blocks, head, targets, tile)
         kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits[-1]),)) if plan.keeps else None
-        return plan.criterion.update(carry[0], logits, targets, tile), kept
+        return plan.criterion.update(carry[0], logits, label, targets, tile), kept
 
     start = plan.criterion.start((len(plan.nesting), z.shape[0]))
     return plan.fold(step, (start, unwritten(head) if plan.keeps else None))
@@ -31,7 +34,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
 
     def step(carry, tile):
         kernels, biases, rows, columns, r = *map(list, carry[1]), [], [], None
-        logits, used = _logits(plan, z_blocks, head, tile, last if plan.keeps else last + 1)
+        logits, _, used = _logits(plan, z_blocks, head, targets, tile, last if plan.keeps else last + 1)
         turned = [block.T for block in used] if plan.ordered else z_turned
         if plan.keeps:
             logits.append(tile.cut(kernels[0], 0, z.shape[0]))
@@ -67,19 +70,24 @@ def _split(plan: Plan, z: jax.Array) -> list[jax.Array]:
 
 
 def _logits(
-    plan: Plan, z_blocks: list[jax.Array], head: Head, tile: Tile, upto: int | None = None
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32; and the features as used."""
-    logits, used, part = [], [], None
+    plan: Plan, z_blocks: list[jax.Array], head: Head, targets: jax.Array, tile: Tile, upto: int | None = None
+) -> tuple[list[jax.Array], jax.Array | None, list[jax.Array]]:
+    """The logits of a chunk at every level, or the first `upto`: (B, c) each, float32.
+
+    And the label's own (G, B) where it is apart, from the products themselves; and the features as they were used.
+    """
+    logits, label, used, parts, apart = [], [], [], [], plan.criterion.label_apart
     for g, (i, low, high) in enumerate(plan.blocks[:upto]):
         kernel, first = tile.cut(head.kernels[i], low, high), g == 0 or not plan.tied
-        used.append(_after(part, z_blocks[g]) if plan.ordered and g else z_blocks[g])
-        if first:
-            part = _affine(plan, used[g], kernel, tile.cut(head.biases[i]))
-        else:
-            part = plan.product(used[g], kernel)
-        logits.append(part if first else logits[-1] + part)
-    return logits, used
+        used.append(_after(parts[-_TOGETHER], z_blocks[g]) if plan.ordered and g >= _TOGETHER else z_blocks[g])
+        part = _affine(plan, used[g], kernel, tile.cut(head.biases[i])) if first else plan.product(used[g], kernel)
+        parts.append(part)
+        if apart:
+            own = tile.pick(part, targets)
+            label.append(own if first else label[-1] + own)
+        shown = tile.hide(part, targets) if first and apart else part
+        logits.append(shown if first else logits[-1] + shown)
+    return logits, jnp.stack(label) if label else None, used
 
 
 def _after(first: jax.Array, then: jax.Array) -> jax.Array:
