@@ -103,6 +103,12 @@ def check_training(config: ml_collections.ConfigDict) -> None:
     for name in ("rename", "skip"):
         if config.init[name] and not config.init.path:
             raise ValueError(f"init.{name}={config.init[name]!r} is of parameters to start from: give init.path too")
+    if config.optim.ema_warmup and not config.optim.ema:
+        raise ValueError("optim.ema_warmup=True is of an average of the parameters: set optim.ema too, such as 0.9999")
+    if not config.nesting.keep_full and not config.nesting.sample:
+        raise ValueError(
+            "nesting.keep_full=False is of dims drawn at each step: set nesting.sample too; with 0 all are trained on"
+        )
     if not -1 <= config.profile.first_step < config.total_steps:
         raise ValueError(
             f"profile.first_step={config.profile.first_step} must be below total_steps={config.total_steps}; -1 for no "

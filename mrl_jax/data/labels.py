@@ -24,7 +24,7 @@ def read(source: Source) -> np.ndarray:
     """
     cache = _cache(source)
     kept = None if cache is None else _kept(cache, len(source.records))
-    if kept is not None:
+    if kept is not None and (not kept.size or 0 <= kept.min() <= kept.max() < source.num_classes):
         return kept
     labels = _all(source)
     for index, several in enumerate(labels):

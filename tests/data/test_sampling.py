@@ -1,6 +1,7 @@
 """Mixtures and balanced classes: the shares they promise, as functions of seed and position."""
 
 import dataclasses
+import json
 import pickle
 
 import numpy as np
@@ -127,6 +128,14 @@ def test_labels_of_shards_are_kept_beside_them(shards, monkeypatch):
     np.testing.assert_array_equal(labels.read(load()), expected)
     array_records.write_shard(shards / "1.array_record", [{"image": np.zeros((2, 2, 1), np.uint8), "label": 0}] * 8)
     np.testing.assert_array_equal(labels.read(load()), [0] * 48)
+
+
+def test_kept_labels_are_held_against_the_classes_of_today(shards):
+    path = shards / array_records.MANIFEST
+    labels.read(sources.load(f"array_record:{shards}", "train", data_dir=shards))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_classes": 1, "label_names": ["a"]}))
+    with pytest.raises(ValueError, match=r"record 40 has the label 1, not in \[0, num_classes=1\)"):
+        labels.read(sources.load(f"array_record:{shards}", "train", data_dir=shards))
 
 
 def test_labels_of_a_folder_that_cannot_be_written_are_read_each_time(shards, monkeypatch):
