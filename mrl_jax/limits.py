@@ -1,7 +1,7 @@
 """Types, numbers and regular expressions of a config that no run can have, told before anything is built."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -140,3 +140,21 @@ def check_patterns(options: Mapping[str, Any], params: Any) -> None:
             raise ValueError(f"{field}: {pattern!r} finds no parameter; some are {names[:: max(len(names) // 6, 1)]}")
     if options["freeze"] and all(re.search(options["freeze"], name) for name in names):
         raise ValueError(f"optim.freeze={options['freeze']!r} finds every parameter: nothing is left to train")
+
+
+def check_rules(rules: Sequence[tuple[str, Sequence]], params: Any) -> None:
+    """Raises ValueError for a rule of config.sharding that shards no parameter; the default ones need find none."""
+    shapes = {name: x.shape for name, x in trees.flatten(params).items()}
+    usual = {(pattern, tuple(axes)) for pattern, axes in defaults.default().sharding.rules}
+    for pattern, axes in rules:
+        found = {name: shape for name, shape in shapes.items() if re.search(pattern, name)}
+        if (pattern, tuple(axes)) in usual or any(len(shape) == len(axes) for shape in found.values()):
+            continue
+        if found:
+            name, shape = next(iter(found.items()))
+            raise ValueError(
+                f"sharding.rules: {pattern!r} finds {name} {shape}, which has {len(shape)} dimensions, but gives axes "
+                f"for {len(axes)}, {tuple(axes)}: one for each dimension, None where it is not split"
+            )
+        some = list(shapes)[:: max(len(shapes) // 6, 1)]
+        raise ValueError(f"sharding.rules: {pattern!r} finds no parameter; some are {some}")

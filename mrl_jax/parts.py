@@ -105,6 +105,7 @@ def assemble(config: ml_collections.ConfigDict, mesh: Mesh | None = None, num_cl
     state = jax.eval_shape(lambda b: step.init_state(model.init, tx, config.seed, b, step_options(config)), batch)
     if training:
         limits.check_patterns(config.optim, state.params)
+        limits.check_rules(config.sharding.rules, state.params)
     for _, other in stages[1:]:
         _check_shape(model, state, batch, other, "data.resolution")
     shown = inputs.eval_batch(config)

@@ -89,6 +89,11 @@ def test_a_label_out_of_range_is_found_before_anything_is_compiled(tmp_path, spl
         ({"schedule__warmup_steps": -1}, r"schedule\.warmup_steps=-1 must be at least 0"),
         ({"schedule__final": -0.1}, r"schedule\.final=-0\.1 must be at least 0"),
         ({"evals__knn__every": -1}, r"evals\.knn\.every=-1 must be at least 0"),
+        (
+            {"sharding__rules": (("head/kernel", ("model",)),)},
+            r"sharding\.rules: 'head/kernel' finds head/kernel\S* \(.*which has 2 dimensions, but gives axes for 1",
+        ),
+        ({"sharding__rules": (("heads/", (None,)),)}, r"sharding\.rules: 'heads/' finds no parameter; some are"),
         ({"optim__ema_warmup": True}, r"optim\.ema_warmup=True is of an average .* set optim\.ema too"),
         ({"nesting__keep_full": False}, r"nesting\.keep_full=False is of dims drawn .* set nesting\.sample too"),
         ({"profile__first_step": -2}, r"profile\.first_step=-2 must be below total_steps=6; -1 for no trace"),
