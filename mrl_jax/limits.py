@@ -137,7 +137,7 @@ def check_patterns(options: Mapping[str, Any], params: Any) -> None:
     patterns["optim.multipliers"] = [pattern for pattern, _ in options["multipliers"]]
     for field, pattern in ((field, pattern) for field, found in patterns.items() for pattern in found):
         if not any(re.search(pattern, name) for name in names):
-            raise ValueError(f"{field}: {pattern!r} finds no parameter; some are {names[:: max(len(names) // 6, 1)]}")
+            raise ValueError(_finds_none(field, pattern, names))
     if options["freeze"] and all(re.search(options["freeze"], name) for name in names):
         raise ValueError(f"optim.freeze={options['freeze']!r} finds every parameter: nothing is left to train")
 
@@ -156,5 +156,8 @@ def check_rules(rules: Sequence[tuple[str, Sequence]], params: Any) -> None:
                 f"sharding.rules: {pattern!r} finds {name} {shape}, which has {len(shape)} dimensions, but gives axes "
                 f"for {len(axes)}, {tuple(axes)}: one for each dimension, None where it is not split"
             )
-        some = list(shapes)[:: max(len(shapes) // 6, 1)]
-        raise ValueError(f"sharding.rules: {pattern!r} finds no parameter; some are {some}")
+        raise ValueError(_finds_none("sharding.rules", pattern, list(shapes)))
+
+
+def _finds_none(field: str, pattern: str, names: list[str]) -> str:
+    return f"{field}: {pattern!r} finds no parameter; some are {names[:: max(len(names) // 6, 1)]}"

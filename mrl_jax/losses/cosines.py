@@ -18,7 +18,7 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
         found, label = prefix_cosines(z, _columns(head, tile), plan.nesting), None
         if plan.criterion.label_apart:
             label = jnp.stack([tile.pick(a, targets) for a in found])
-            found = [tile.hide(a, targets) for a in found]
+        found = [plan.hide(a, targets, tile) for a in found]
         return plan.criterion.update(stats, found, label, targets, tile)
 
     return plan.fold(step, plan.criterion.start((len(plan.nesting), z.shape[0]))), None
@@ -33,8 +33,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: None, scales: j
 
         found, pull = jax.vjp(cosines, z, _columns(head, tile))
         levels = [jax.tree.map(lambda s, g=g: s[g], saved) for g in range(len(found))]
-        if plan.criterion.label_apart:
-            found = [tile.hide(a, targets) for a in found]
+        found = [plan.hide(a, targets, tile) for a in found]
         own = [plan.criterion.residual(*of, targets, tile, scale) for *of, scale in zip(found, levels, scales)]
         dz, columns = pull(own)
         return carry[0] + dz.astype(jnp.float32), tuple(tile.put(x, y) for x, y in zip(carry[1], columns))

@@ -27,7 +27,7 @@ def statistics(plan: Plan, z: jax.Array, head: Head, targets: jax.Array):
             return (logits, label), jax.tree.map(lambda s: s[0], own)
 
         logits = jnp.broadcast_to(tile.cut(head.biases[0]).astype(jnp.float32)[None], (z.shape[0], tile.size))
-        state = (tile.hide(logits, targets), tile.pick(logits, targets)) if apart else (logits, None)
+        state = plan.hide(logits, targets, tile), tile.pick(logits, targets) if apart else None
         (logits, _), stats = lax.scan(level, state, (levels, z_GxBxm, carry[0]))
         kept = carry[1]._replace(kernels=(tile.put(carry[1].kernels[0], logits),)) if plan.keeps else None
         return stats, kept
@@ -59,7 +59,7 @@ def gradients(plan: Plan, z: jax.Array, head: Head, saved, kept: Head | None, sc
             logits = tile.cut(carry[1], 0, z.shape[0])
         else:
             logits = product(z, tile.cut(kernel), (1, 0)) + tile.cut(bias).astype(jnp.float32)[None]
-            logits = tile.hide(logits, targets) if plan.criterion.label_apart else logits
+            logits = plan.hide(logits, targets, tile)
         state = logits, jnp.zeros_like(logits), *carry[:2]
         _, r, dz, d_kernel = lax.fori_loop(0, last + 1, level, state)
         return dz, d_kernel, tile.put(carry[2], r.sum(axis=0))

@@ -110,6 +110,10 @@ class Plan(NamedTuple):
         """How a head lies on the shards of the classes."""
         return Head(P(CLASS_AXIS, None) if self.turned else P(None, CLASS_AXIS), P(CLASS_AXIS))
 
+    def hide(self, logits: jax.Array, targets: jax.Array, tile: Tile) -> jax.Array:
+        """Logits as the criterion sees them: with -inf in the label's place, where the label is apart."""
+        return tile.hide(logits, targets) if self.criterion.label_apart else logits
+
     def lay(self, x: jax.Array) -> jax.Array:
         """A matrix (or number) as it lies here; of one that does, as it is written."""
         return x.T if self.turned else x

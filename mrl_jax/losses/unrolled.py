@@ -85,8 +85,7 @@ def _logits(
         if apart:
             own = tile.pick(part, targets)
             label.append(own if first else label[-1] + own)
-        shown = tile.hide(part, targets) if first and apart else part
-        logits.append(shown if first else logits[-1] + shown)
+        logits.append(plan.hide(part, targets, tile) if first else logits[-1] + part)
     return logits, jnp.stack(label) if label else None, used
 
 
